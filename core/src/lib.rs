@@ -1,0 +1,26 @@
+//! What Everpost knows about events, wherever it runs.
+//!
+//! Here belong: the events themselves, the durable [`log`] they are accepted into, the [`store`] they end up in, the
+//! [`relay`] that carries them to the gateways with listeners, and the pure rules about them (sequence, cursor,
+//! identity, backoff). Each of the three ports is a trait with a distributed adapter (Redis, Postgres) and an embedded
+//! one (SQLite, memory); both pass one conformance suite.
+//!
+//! Deliberately absent: HTTP, the environment, the command line and signals. `redis` and `sqlx` appear in adapter files
+//! only. No `static` holds state.
+
+pub mod clock;
+pub mod coalesce;
+pub mod content;
+pub mod cursor;
+pub mod event;
+pub mod identity;
+pub mod json;
+pub mod lease;
+pub mod log;
+pub mod name;
+pub mod partition;
+pub mod position;
+pub mod relay;
+pub mod retry;
+pub mod role;
+pub mod store;

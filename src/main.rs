@@ -1,0 +1,3 @@
+//! Everpost.
+
+fn main() {}
