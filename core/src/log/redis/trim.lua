@@ -1,0 +1,41 @@
+#!lua flags=allow-oom
+-- Removes what every role has acknowledged, and forgets identities the store has by then. The only script that removes.
+--
+-- KEYS  log, meta, lease, identities (new), identities (old)
+-- ARGV  token, records to keep, how long identities stay new (ms), how many may be new
+-- Reply number of entries removed, or -1 when the lease is lost
+if redis.call('HGET', KEYS[3], 'token') ~= ARGV[1] then
+  return -1
+end
+local meta = {}
+local flat = redis.call('HGETALL', KEYS[2])
+for i = 1, #flat, 2 do
+  meta[flat[i]] = flat[i + 1]
+end
+local generation, last = meta['generation'], tonumber(meta['last'])
+
+-- The low-water mark: no role still needs anything at or below it.
+local low = last
+for field, position in pairs(meta) do
+  if string.sub(field, 1, 3) == 'at:' then
+    local of, offset = string.match(position, '^(%d+)-(%d+)$')
+    low = math.min(low, of == generation and tonumber(offset) or 0)
+  end
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local size = redis.call('HLEN', KEYS[4])
+local aged = now - tonumber(meta['new_since']) > tonumber(ARGV[3]) or size > tonumber(ARGV[4])
+if size > 0 and aged and low >= tonumber(meta['old_until']) then
+  redis.call('UNLINK', KEYS[5])
+  redis.call('RENAME', KEYS[4], KEYS[5])
+  redis.call('HSET', KEYS[2], 'old_until', last, 'known_since', meta['new_since'],
+    'new_since', string.format('%d', now))
+end
+
+local cut = math.min(low, last - tonumber(ARGV[2]))
+if cut <= 0 then
+  return 0
+end
+return redis.call('XTRIM', KEYS[1], 'MINID', '~', generation .. '-' .. string.format('%d', cut + 1))

@@ -1,0 +1,63 @@
+//! A role's reader of the embedded log. What was read and not acknowledged is found again behind the acknowledged
+//! position, so a new lease simply starts there.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{SqliteLog, writer::Command};
+use crate::{
+    lease::Lease,
+    log::{Batch, Follower, Log, LogError, Tail},
+    partition::Partition,
+    position::Position,
+    role::Role,
+};
+
+pub(super) struct SqliteFollower {
+    log: SqliteLog,
+    role: Role,
+    held: Option<(Lease, Position)>,
+}
+
+impl SqliteFollower {
+    pub(super) fn new(log: SqliteLog, role: Role) -> Self {
+        Self { log, role, held: None }
+    }
+
+    async fn start_of(&mut self, lease: Lease) -> Result<Position, LogError> {
+        if let Some((held, at)) = self.held
+            && held == lease
+        {
+            return Ok(at);
+        }
+        let acked = self.log.progress(self.role).await?;
+        Ok(acked.first().copied().unwrap_or_default())
+    }
+}
+
+#[async_trait]
+impl Follower for SqliteFollower {
+    async fn read(&mut self, leases: &[Lease], max: usize, wait: Duration) -> Result<Vec<Batch>, LogError> {
+        let Some(&lease) = leases.first() else {
+            self.held = None;
+            tokio::time::sleep(wait).await;
+            return Ok(Vec::new());
+        };
+        let at = self.start_of(lease).await?;
+        self.held = Some((lease, at));
+        let mut end = self.log.shared.end.clone();
+        let _ = tokio::time::timeout(wait, end.wait_for(|end| *end > at)).await; // late means nothing new
+        let Tail::Records(records) = self.log.read_after(Partition(0), at, max).await? else {
+            return Err(LogError::Damaged(format!("{} has not seen what follows {at:?}, and it is gone", self.role)));
+        };
+        let Some(last) = records.last() else { return Ok(Vec::new()) };
+        self.held = Some((lease, last.position));
+        Ok(vec![Batch { lease, records }])
+    }
+
+    async fn ack(&mut self, done: &[(Lease, Position)]) -> Result<(), LogError> {
+        let done = done.to_vec();
+        self.log.command(|answer| Command::Ack { done, answer }).await?
+    }
+}
