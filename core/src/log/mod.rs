@@ -149,7 +149,7 @@ pub trait Log: Send + Sync {
 /// A member of a role's consumer group. What it has read and not acknowledged is read again by the next owner, in
 /// order.
 #[async_trait]
-pub trait Follower: Send {
+pub trait Follower: Send + Sync {
     /// The next records of the leased partitions, about `max` in all: for a lease not seen before what earlier owners
     /// left unacknowledged, then new ones. Waits up to `wait` when there is nothing. After an error whatever was on its
     /// way is read again. Must not be cancelled.
