@@ -70,6 +70,12 @@ impl Cursor {
         self.positions.iter().zip(other.positions.iter()).all(|(mine, theirs)| mine >= theirs)
     }
 
+    /// Whether this cursor, moved on in one partition, covers the other one in all the others.
+    pub fn covers_beside(&self, partition: Partition, other: &Self) -> bool {
+        let mut pairs = self.positions.iter().zip(other.positions.iter()).enumerate();
+        pairs.all(|(at, (mine, theirs))| at == partition.index() || mine >= theirs)
+    }
+
     /// Appends the text form to `out`.
     pub fn write(&self, out: &mut String) {
         let generation = self.positions.iter().map(|p| p.generation()).max().unwrap_or(0);

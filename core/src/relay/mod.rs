@@ -66,6 +66,8 @@ pub enum Signal {
         conversation: ConversationId,
         /// Who.
         user: UserId,
+        /// The end of the conversation's partition when it was, as [`crate::position::Position::to_column`] has it.
+        from: i64,
     },
     /// A user no longer takes part in a conversation.
     Left {

@@ -1,0 +1,63 @@
+//! Why the server closes a WebSocket: one table. 4001 and 4003 tell a client not to come back without a change.
+
+use axum::extract::ws::{CloseFrame, Message};
+
+/// A reason to close, with its code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Close {
+    /// The service is going away; come back after so many milliseconds.
+    GoingAway { reconnect_after_ms: u64 },
+    /// A frame that is not WebSocket, or not in a form we read.
+    ProtocolError,
+    /// Text that is not UTF-8.
+    NotText,
+    /// A frame beyond the size limit.
+    TooBig { limit: usize },
+    /// Something failed on our side.
+    Internal,
+    /// No token, not ours, or run out.
+    Unauthenticated(&'static str),
+    /// No part in this conversation.
+    Forbidden,
+    /// Too slow; resume with the last cursor.
+    TooSlow,
+    /// Not heard of for too long.
+    Silent,
+    /// Too many connections or requests.
+    TooMany(&'static str),
+}
+
+impl Close {
+    pub(crate) fn code(&self) -> u16 {
+        match self {
+            Self::GoingAway { .. } => 1001,
+            Self::ProtocolError => 1002,
+            Self::NotText => 1007,
+            Self::TooBig { .. } => 1009,
+            Self::Internal => 1011,
+            Self::Unauthenticated(_) => 4001,
+            Self::Forbidden => 4003,
+            Self::TooSlow => 4008,
+            Self::Silent => 4009,
+            Self::TooMany(_) => 4029,
+        }
+    }
+
+    fn reason(&self) -> String {
+        match self {
+            Self::GoingAway { reconnect_after_ms } => format!("going away, reconnect in {reconnect_after_ms} ms"),
+            Self::ProtocolError => "protocol error".to_owned(),
+            Self::NotText => "text frames must be UTF-8".to_owned(),
+            Self::TooBig { limit } => format!("a message may have at most {limit} bytes"),
+            Self::Internal => "internal error".to_owned(),
+            Self::Unauthenticated(why) | Self::TooMany(why) => (*why).to_owned(),
+            Self::Forbidden => "access denied".to_owned(),
+            Self::TooSlow => "too slow, resume with your cursor".to_owned(),
+            Self::Silent => "heartbeat missed".to_owned(),
+        }
+    }
+
+    pub(crate) fn message(&self) -> Message {
+        Message::Close(Some(CloseFrame { code: self.code(), reason: self.reason().into() }))
+    }
+}

@@ -1,0 +1,413 @@
+//! One WebSocket connection from its first frame to its last: a single task that reads, sends and replays.
+//!
+//! What the client has been given is a cursor, `seen`. Live frames move it on, frames at or before it are repeats and
+//! are dropped, and whenever frames may have been missed (on a resume, after the outbox ran over, after the relay was
+//! interrupted) a replay goes from `seen` to the present end of the log while live frames are held back.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, atomic::Ordering},
+};
+
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
+use everpost_core::{
+    cursor::Cursor,
+    name::{ConversationId, DeviceId},
+    position::Position,
+    relay::Topic,
+};
+use futures_util::SinkExt;
+use serde_json::json;
+
+use super::{
+    Gateway,
+    auth::Principal,
+    close::Close,
+    error::ApiError,
+    frame::{self, Frame, Run},
+    replay::{From, Page, Replay},
+    session::{Item, Session},
+};
+
+/// Where the client wants to start.
+#[derive(Debug, Clone)]
+pub(crate) enum Start {
+    /// With what happens from now on.
+    Now,
+    /// After the last cursor it handled.
+    Cursor(String),
+    /// After a number of its one conversation.
+    After(u64),
+}
+
+/// A replay under way.
+struct Catchup {
+    replay: Replay,
+    /// Whether the client asked for it and is told about it; otherwise it is our own affair.
+    announced: bool,
+    /// Whether it moves `seen`; one of a single conversation does not.
+    moves: bool,
+    replayed: u64,
+}
+
+pub(super) struct Connection {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) session: Arc<Session>,
+    pub(super) principal: Principal,
+    /// The conversations it listens to.
+    pub(super) rooms: HashSet<ConversationId>,
+    /// The one conversation it is about, if it is.
+    pub(super) scope: Option<ConversationId>,
+    socket: WebSocket,
+    seen: Cursor,
+    /// Conversations joined on the way are replayed up to these positions beside the others.
+    floors: Vec<(ConversationId, Position)>,
+    catchups: VecDeque<Catchup>,
+    /// Live runs that came during a replay.
+    held: VecDeque<Arc<Run>>,
+    held_bytes: usize,
+}
+
+/// Why the connection ends: with a close frame of ours, or because the client is gone.
+pub(super) enum End {
+    Close(Close),
+    Gone,
+}
+
+impl std::convert::From<axum::Error> for End {
+    fn from(_: axum::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl std::convert::From<ApiError> for End {
+    fn from(error: ApiError) -> Self {
+        tracing::debug!(%error, "a connection ends because something it needs failed");
+        Self::Close(Close::Internal)
+    }
+}
+
+impl Connection {
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        session: Arc<Session>,
+        principal: Principal,
+        scope: Option<ConversationId>,
+        socket: WebSocket,
+    ) -> Self {
+        let seen = Cursor::start(gateway.log.epoch(), gateway.partitions);
+        let (rooms, floors) = (HashSet::new(), Vec::new());
+        let (catchups, held) = (VecDeque::new(), VecDeque::new());
+        Self { gateway, session, principal, rooms, scope, socket, seen, floors, catchups, held, held_bytes: 0 }
+    }
+
+    /// Serves the connection to its end and tidies up behind it.
+    pub(super) async fn run(mut self, start: Start) {
+        let end = match Box::pin(self.begin(start)).await {
+            Ok(()) => self.serve().await,
+            Err(end) => end,
+        };
+        self.gateway.hub.remove(&self.session, self.rooms.iter());
+        if let End::Close(close) = end {
+            let farewell = async {
+                self.socket.send(close.message()).await?;
+                while let Some(Ok(_)) = self.socket.recv().await {} // until the client has closed its side
+                Ok::<_, axum::Error>(())
+            };
+            let _ = tokio::time::timeout(super::FAREWELL, farewell).await; // it may be long gone
+        }
+    }
+
+    /// Joins the rooms, then finds out where the present is: everything after it will arrive live.
+    async fn begin(&mut self, start: Start) -> Result<(), End> {
+        let rooms: Vec<ConversationId> = match &self.scope {
+            Some(conversation) => vec![conversation.clone()],
+            None => self.gateway.reads.conversations_of(&self.session.user).await?.to_vec(),
+        };
+        self.rooms.extend(rooms.iter().cloned());
+        self.gateway.hub.add(&self.session);
+        let own = Topic::User(self.session.user.clone());
+        let topics = rooms.into_iter().map(Topic::Conversation).chain([own]).collect();
+        self.gateway.hub.join(&self.session, topics).await?;
+        let ends = self.gateway.reads.ends().await?;
+        let start = match (start, &self.principal.device, &self.scope) {
+            (Start::Now, Some(device), None) => self.remembered(&device.clone()).await?,
+            (start, ..) => start,
+        };
+        self.set_out(start, &ends).await
+    }
+
+    /// Where the device acknowledged last.
+    async fn remembered(&self, device: &DeviceId) -> Result<Start, End> {
+        let cursor = self.gateway.store.cursor(&self.session.user, device).await.map_err(ApiError::from)?;
+        Ok(cursor.map_or(Start::Now, Start::Cursor))
+    }
+
+    async fn set_out(&mut self, start: Start, ends: &Arc<[Position]>) -> Result<(), End> {
+        let present = Cursor::new(self.gateway.log.epoch(), ends.to_vec());
+        match start {
+            Start::Now => {
+                self.seen = present;
+                self.greet().await
+            }
+            Start::Cursor(text) => match self.honour(&text, &present) {
+                Ok(cursor) => {
+                    self.seen = cursor;
+                    self.greet().await?;
+                    self.announce_replay().await?;
+                    self.catch_up(ends, true);
+                    Ok(())
+                }
+                Err(reason) => {
+                    self.seen = present;
+                    self.greet().await?;
+                    self.announce_replay().await?;
+                    self.reset(reason).await
+                }
+            },
+            Start::After(seq) => {
+                self.seen = present;
+                self.greet().await?;
+                self.announce_replay().await?;
+                let conversations: Vec<_> = self.rooms.iter().map(|room| (room.clone(), From::Seq(seq))).collect();
+                let replay = Replay::new(self.gateway.partitions, ends, conversations);
+                self.catchups.push_back(Catchup { replay, announced: true, moves: false, replayed: 0 });
+                Ok(())
+            }
+        }
+    }
+
+    /// A cursor is honoured if it is of this installation and not ahead of it.
+    fn honour(&self, text: &str, present: &Cursor) -> Result<Cursor, &'static str> {
+        let cursor = Cursor::decode(text).map_err(|_| "unknown_cursor")?;
+        if cursor.epoch != present.epoch || cursor.positions().len() != present.positions().len() {
+            return Err("another_installation");
+        }
+        if present.covers(&cursor) { Ok(cursor) } else { Err("log_lost") }
+    }
+
+    async fn greet(&mut self) -> Result<(), End> {
+        let data = json!({
+            "connection_id": self.session.id,
+            "instance_id": self.gateway.instance,
+            "user_id": self.session.user,
+            "heartbeat_seconds": self.gateway.limits.heartbeat.as_secs(),
+            "cursor": self.seen.encode(),
+        });
+        let scope = self.scope.as_ref().map(ConversationId::as_str);
+        self.send(frame::plain("connected", scope, None, data)).await
+    }
+
+    async fn announce_replay(&mut self) -> Result<(), End> {
+        let data = json!({ "conversations": self.rooms.len() });
+        self.send(frame::plain("replay_started", None, None, data)).await
+    }
+
+    async fn reset(&mut self, reason: &str) -> Result<(), End> {
+        let data = json!({
+            "outcome": "reset", "reason": reason, "reset_from": 1, "replayed": 0, "cursor": self.seen.encode(),
+        });
+        self.send(frame::plain("replay_finished", None, None, data)).await
+    }
+
+    /// Replays everything from `seen` to the given ends.
+    fn catch_up(&mut self, ends: &[Position], announced: bool) {
+        let partitions = self.gateway.partitions;
+        let from = |room: &ConversationId| {
+            (room.clone(), From::Position(self.seen.at(partitions.of(room.as_str()))))
+        };
+        let replay = Replay::new(partitions, ends, self.rooms.iter().map(from).collect::<Vec<_>>());
+        self.catchups.push_back(Catchup { replay, announced, moves: true, replayed: 0 });
+    }
+
+    async fn serve(&mut self) -> End {
+        loop {
+            let outcome = self.turn().await;
+            if let Err(end) = outcome {
+                return end;
+            }
+        }
+    }
+
+    /// Waits for whatever comes first and deals with it.
+    async fn turn(&mut self) -> Result<(), End> {
+        let readable = self.session.in_flight.load(Ordering::Relaxed) < self.gateway.limits.max_in_flight;
+        tokio::select! {
+            () = self.session.ready.notified() => Box::pin(self.drain()).await,
+            page = next_page(&mut self.catchups, &self.gateway), if !self.catchups.is_empty() => {
+                Box::pin(self.replayed(page)).await
+            }
+            received = self.socket.recv(), if readable => match received {
+                Some(Ok(message)) => Box::pin(self.receive(message)).await,
+                Some(Err(error)) => Err(self.broken(error)),
+                None => Err(End::Gone),
+            },
+        }
+    }
+
+    /// Sends what has gathered, with one flush.
+    async fn drain(&mut self) -> Result<(), End> {
+        let taken = self.session.take();
+        if taken.lagging && self.catchups.is_empty() {
+            let ends = self.gateway.reads.ends().await?;
+            self.catch_up(&ends, false);
+        }
+        for item in taken.items {
+            match item {
+                Item::Run(run) if !self.catchups.is_empty() => self.hold(run),
+                Item::Run(run) => self.feed_run(&run).await?,
+                Item::Text(text) => self.feed(text).await?,
+                Item::Ping => self.socket.feed(Message::Ping(Vec::new().into())).await?,
+                Item::Joined(conversation, from) => self.joined(conversation, from).await?,
+                Item::Left(conversation) => self.left(&conversation),
+            }
+        }
+        if let Some(close) = taken.close {
+            return Err(End::Close(close));
+        }
+        Ok(self.socket.flush().await?)
+    }
+
+    fn hold(&mut self, run: Arc<Run>) {
+        self.held_bytes += run.bytes;
+        if self.held_bytes > self.gateway.limits.max_queue_bytes {
+            self.held.clear();
+            self.held_bytes = 0;
+            self.session.mark_lagging();
+        } else {
+            self.held.push_back(run);
+        }
+    }
+
+    async fn feed_run(&mut self, run: &Run) -> Result<(), End> {
+        let shared = run.base.covers_beside(run.partition, &self.seen);
+        let floor = self.floors.iter().find(|(name, _)| *name == run.conversation).map(|(_, floor)| *floor);
+        if !self.rooms.contains(&run.conversation) {
+            return Ok(());
+        }
+        for frame in &run.frames {
+            if frame.position <= self.seen.at(run.partition) {
+                continue;
+            }
+            if shared {
+                self.seen.join(&run.base);
+            }
+            self.seen.advance(run.partition, frame.position);
+            if floor.is_some_and(|floor| frame.position <= floor) {
+                continue;
+            }
+            let text = if shared { frame.text.clone() } else { frame.with_cursor(&self.seen) };
+            self.feed(text).await?;
+        }
+        if floor.is_some_and(|floor| self.seen.at(run.partition) >= floor) {
+            self.floors.retain(|(name, _)| *name != run.conversation);
+        }
+        Ok(())
+    }
+
+    /// Sends a page of the replay under way, or finishes it.
+    async fn replayed(&mut self, page: Result<Option<Page>, ApiError>) -> Result<(), End> {
+        match page? {
+            Some(page) => self.send_page(page).await,
+            None => self.finish_replay().await,
+        }
+    }
+
+    async fn send_page(&mut self, page: Page) -> Result<(), End> {
+        let Some(catchup) = self.catchups.front_mut() else { return Ok(()) };
+        let moves = catchup.moves;
+        catchup.replayed += page.records.len() as u64;
+        let names: HashSet<&str> = page.records.iter().filter_map(|record| record.conversation().ok()).collect();
+        self.gateway.authorise_page(&self.principal, names).await?;
+        for record in &page.records {
+            if !record.conversation().is_ok_and(|name| self.rooms.contains(name)) {
+                continue; // left in the middle of the replay
+            }
+            if moves {
+                self.seen.advance(page.partition, record.position);
+            }
+            match Frame::of(record, &self.seen) {
+                Ok(frame) => self.feed(frame.text).await?,
+                Err(error) => tracing::error!(%error, "a record cannot be replayed"),
+            }
+        }
+        if moves {
+            self.seen.advance(page.partition, page.upto);
+        }
+        Ok(self.socket.flush().await?)
+    }
+
+    async fn finish_replay(&mut self) -> Result<(), End> {
+        let Some(catchup) = self.catchups.pop_front() else { return Ok(()) };
+        if catchup.announced {
+            let outcome = if catchup.replayed > 0 { "complete" } else { "nothing_missed" };
+            let data = json!({"outcome": outcome, "replayed": catchup.replayed, "cursor": self.seen.encode()});
+            self.feed(frame::plain("replay_finished", None, None, data)).await?;
+        }
+        if self.catchups.is_empty() {
+            self.held_bytes = 0;
+            for run in std::mem::take(&mut self.held) {
+                self.feed_run(&run).await?;
+            }
+        }
+        Ok(self.socket.flush().await?)
+    }
+
+    /// Takes part in another conversation from a position on: what happened since then is replayed beside the rest.
+    async fn joined(&mut self, conversation: ConversationId, from: Position) -> Result<(), End> {
+        if self.scope.is_none() && self.rooms.insert(conversation.clone()) {
+            self.listen_from(conversation, From::Position(from), false).await?;
+        }
+        Ok(())
+    }
+
+    /// Joins a room and replays it from its own point, up to where live frames take over.
+    pub(super) async fn listen_from(
+        &mut self,
+        conversation: ConversationId,
+        from: From,
+        announced: bool,
+    ) -> Result<(), End> {
+        self.gateway.hub.join(&self.session, vec![Topic::Conversation(conversation.clone())]).await?;
+        let ends = self.gateway.reads.ends().await?;
+        let end = ends.get(self.gateway.partitions.of(conversation.as_str()).index()).copied().unwrap_or_default();
+        let replay = Replay::new(self.gateway.partitions, &ends, [(conversation.clone(), from)]);
+        self.floors.push((conversation, end));
+        self.catchups.push_back(Catchup { replay, announced, moves: false, replayed: 0 });
+        Ok(())
+    }
+
+    pub(super) fn left(&mut self, conversation: &ConversationId) {
+        self.rooms.remove(conversation);
+        self.gateway.hub.leave(&self.session, conversation);
+        if self.scope.as_ref() == Some(conversation) {
+            self.session.close(Close::Forbidden);
+        }
+    }
+
+    pub(super) async fn feed(&mut self, text: Utf8Bytes) -> Result<(), End> {
+        Ok(self.socket.feed(Message::Text(text)).await?)
+    }
+
+    pub(super) async fn send(&mut self, text: Utf8Bytes) -> Result<(), End> {
+        Ok(self.socket.send(Message::Text(text)).await?)
+    }
+
+    /// What a failed read means.
+    fn broken(&self, error: axum::Error) -> End {
+        use tokio_tungstenite::tungstenite::Error;
+        match error.into_inner().downcast::<Error>().map(|error| *error) {
+            Ok(Error::Capacity(_)) => End::Close(Close::TooBig { limit: self.gateway.limits.max_message_bytes }),
+            Ok(Error::Utf8(_)) => End::Close(Close::NotText),
+            Ok(Error::Protocol(_)) => End::Close(Close::ProtocolError),
+            _ => End::Gone,
+        }
+    }
+}
+
+async fn next_page(catchups: &mut VecDeque<Catchup>, gateway: &Gateway) -> Result<Option<Page>, ApiError> {
+    match catchups.front_mut() {
+        Some(catchup) => catchup.replay.next(&gateway.reads).await,
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,35 @@
+//! The cursors devices acknowledge, saved once a second and for all of them together.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use everpost_core::{
+    name::{DeviceId, UserId},
+    store::Store,
+};
+
+/// Acknowledged cursors that wait to be saved.
+#[derive(Default)]
+pub(crate) struct Devices {
+    waiting: Mutex<HashMap<(UserId, DeviceId), String>>,
+}
+
+impl Devices {
+    /// Notes a cursor; a later one of the same device replaces it.
+    pub(crate) fn note(&self, user: UserId, device: DeviceId, cursor: String) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert((user, device), cursor);
+    }
+
+    /// Saves what waits. A loss costs a device some repeats after its next resume, nothing more.
+    pub(crate) async fn save(&self, store: &Arc<dyn Store>) {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let cursors: Vec<_> = waiting.into_iter().map(|((user, device), cursor)| (user, device, cursor)).collect();
+        if !cursors.is_empty()
+            && let Err(error) = store.save_cursors(&cursors).await
+        {
+            tracing::debug!(%error, devices = cursors.len(), "cursors were not saved this time");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The edge: every failure a client can see, with its code, status and whether trying again helps.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use everpost_core::{coalesce::Stopped, content::InvalidContent, log::LogError, store::StoreError};
+use serde_json::json;
+
+/// A failure in the words of the interface. Codes are stable, texts are for people.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("{0}")]
+    BadRequest(&'static str, String),
+    #[error("no valid token: {0}")]
+    Unauthenticated(&'static str),
+    #[error("{0}")]
+    Forbidden(&'static str),
+    #[error("there is no {0} of that name")]
+    NotFound(&'static str),
+    #[error("{0}")]
+    Conflict(&'static str, String),
+    #[error("the request is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("too many requests; slow down")]
+    RateLimited,
+    #[error("the service has no room for more events until some are stored")]
+    Overloaded,
+    #[error("the service cannot do this right now: {0}")]
+    Unavailable(&'static str),
+    #[error("something failed on our side")]
+    Internal,
+}
+
+impl ApiError {
+    pub(crate) fn invalid(code: &'static str, why: impl ToString) -> Self {
+        Self::BadRequest(code, why.to_string())
+    }
+
+    /// The stable word for it.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::BadRequest(code, _) | Self::Conflict(code, _) => code,
+            Self::Unauthenticated(_) => "unauthenticated",
+            Self::Forbidden(_) => "forbidden",
+            Self::NotFound("conversation") => "unknown_conversation",
+            Self::NotFound(_) => "not_found",
+            Self::TooLarge(_) => "too_large",
+            Self::RateLimited => "rate_limited",
+            Self::Overloaded => "overloaded",
+            Self::Unavailable(_) => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Whether the same request can succeed later.
+    pub(crate) fn is_retryable(&self) -> bool {
+        matches!(self, Self::RateLimited | Self::Overloaded | Self::Unavailable(_) | Self::Internal)
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(..) => StatusCode::BAD_REQUEST,
+            Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Conflict(..) => StatusCode::CONFLICT,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Overloaded | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// A problem document, RFC 9457.
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let problem = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason().unwrap_or("Error"),
+            "status": status.as_u16(),
+            "code": self.code(),
+            "retryable": self.is_retryable(),
+            "detail": self.to_string(),
+        });
+        let mut response = (status, Json(problem)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.is_retryable() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<LogError> for ApiError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Full => Self::Overloaded,
+            error if error.is_retryable() => Self::Unavailable("the event log does not answer"),
+            error => {
+                tracing::error!(%error, "the log failed");
+                Self::Internal
+            }
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        if error.is_retryable() {
+            return Self::Unavailable("the database does not answer");
+        }
+        tracing::error!(%error, cause = ?std::error::Error::source(&error), "the store failed");
+        Self::Internal
+    }
+}
+
+impl From<Stopped> for ApiError {
+    fn from(_: Stopped) -> Self {
+        Self::Unavailable("the service is stopping")
+    }
+}
+
+impl From<InvalidContent> for ApiError {
+    fn from(error: InvalidContent) -> Self {
+        Self::invalid("invalid_content", error)
+    }
+}

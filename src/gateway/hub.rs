@@ -1,0 +1,221 @@
+//! Who listens to what on this instance, and telling the relay about it.
+//!
+//! A room is everybody here who listens to one topic. A room is registered with the relay before anybody may rely on
+//! it, and withdrawn a while after its last listener left. One task does both, one after the other, so a withdrawal
+//! can never overtake a registration.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use everpost_core::{
+    log::LogError,
+    name::{ConversationId, InstanceId, UserId},
+    relay::{Relay, Topic},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    error::ApiError,
+    session::{Item, Session},
+};
+
+/// Registrations in one call to the relay.
+const MAX_BATCH: usize = 1_024;
+
+#[derive(Default)]
+struct Room {
+    listeners: Vec<Arc<Session>>,
+    registered: bool,
+    /// Sweeps it has been empty for.
+    empty_for: u32,
+}
+
+enum Request {
+    Join(Vec<Topic>, oneshot::Sender<Result<(), LogError>>),
+    Leave(Vec<Topic>),
+}
+
+/// The rooms of one gateway.
+pub(crate) struct Hub {
+    rooms: Mutex<HashMap<Topic, Room>>,
+    sessions: Mutex<HashMap<uuid::Uuid, Arc<Session>>>,
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+impl Hub {
+    /// A hub without rooms, and the task that registers them until the hub is gone.
+    pub(crate) fn new(
+        instance: InstanceId,
+        relay: Arc<dyn Relay>,
+    ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+        let (requests, inbox) = mpsc::unbounded_channel();
+        let hub = Arc::new(Self { rooms: Mutex::default(), sessions: Mutex::default(), requests });
+        let registrar = register(Arc::downgrade(&hub), instance, relay, inbox);
+        (hub, registrar)
+    }
+
+    fn rooms(&self) -> MutexGuard<'_, HashMap<Topic, Room>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<uuid::Uuid, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every open session.
+    pub(crate) fn all(&self) -> Vec<Arc<Session>> {
+        self.sessions().values().cloned().collect()
+    }
+
+    pub(crate) fn add(&self, session: &Arc<Session>) {
+        self.sessions().insert(session.id, session.clone());
+    }
+
+    /// Takes a session out of the given rooms and forgets it.
+    pub(crate) fn remove<'a>(&self, session: &Session, conversations: impl Iterator<Item = &'a ConversationId>) {
+        self.sessions().remove(&session.id);
+        let mut rooms = self.rooms();
+        let topics = conversations.cloned().map(Topic::Conversation).chain([Topic::User(session.user.clone())]);
+        topics.for_each(|topic| drop_listener(&mut rooms, &topic, session));
+    }
+
+    /// Adds a session to rooms. When it returns, every event after the present end of the log will arrive.
+    pub(crate) async fn join(&self, session: &Arc<Session>, topics: Vec<Topic>) -> Result<(), ApiError> {
+        let unregistered: Vec<Topic> = {
+            let mut rooms = self.rooms();
+            topics.into_iter().filter(|topic| !enter(&mut rooms, topic, session)).collect()
+        };
+        if unregistered.is_empty() {
+            return Ok(());
+        }
+        let (done, registered) = oneshot::channel();
+        let stopping = || ApiError::Unavailable("the service is stopping");
+        self.requests.send(Request::Join(unregistered, done)).map_err(|_| stopping())?;
+        Ok(registered.await.map_err(|_| stopping())??)
+    }
+
+    /// Takes a session out of one conversation.
+    pub(crate) fn leave(&self, session: &Session, conversation: &ConversationId) {
+        drop_listener(&mut self.rooms(), &Topic::Conversation(conversation.clone()), session);
+    }
+
+    /// Hands an item to every listener of a topic; `make` is called for each.
+    pub(crate) fn tell(&self, topic: &Topic, make: impl Fn() -> Item) {
+        if let Some(room) = self.rooms().get(topic) {
+            room.listeners.iter().for_each(|session| session.push(make()));
+        }
+    }
+
+    /// Withdraws rooms that have been empty since the sweep before.
+    pub(crate) fn sweep(&self) {
+        let mut gone = Vec::new();
+        self.rooms().retain(|topic, room| {
+            room.empty_for = if room.listeners.is_empty() { room.empty_for + 1 } else { 0 };
+            if room.empty_for > 1 {
+                gone.push(topic.clone());
+            }
+            room.empty_for <= 1
+        });
+        if !gone.is_empty() {
+            let _ = self.requests.send(Request::Leave(gone)); // without a registrar nothing is registered
+        }
+    }
+
+    /// Registers every room anew, after the relay forgot this gateway.
+    pub(crate) async fn register_all(&self) -> Result<(), ApiError> {
+        let topics: Vec<Topic> = self.rooms().keys().cloned().collect();
+        let (done, registered) = oneshot::channel();
+        let stopping = || ApiError::Unavailable("the service is stopping");
+        self.requests.send(Request::Join(topics, done)).map_err(|_| stopping())?;
+        Ok(registered.await.map_err(|_| stopping())??)
+    }
+
+    /// Which of the user's sessions are here.
+    pub(crate) fn of_user(&self, user: &UserId) -> Vec<Arc<Session>> {
+        self.rooms().get(&Topic::User(user.clone())).map(|room| room.listeners.clone()).unwrap_or_default()
+    }
+
+    fn mark_registered(&self, topics: &[Topic]) {
+        let mut rooms = self.rooms();
+        for topic in topics {
+            if let Some(room) = rooms.get_mut(topic) {
+                room.registered = true;
+            }
+        }
+    }
+}
+
+/// Adds the session; says whether the room is registered already.
+fn enter(rooms: &mut HashMap<Topic, Room>, topic: &Topic, session: &Arc<Session>) -> bool {
+    let room = rooms.entry(topic.clone()).or_default();
+    room.empty_for = 0;
+    if !room.listeners.iter().any(|listener| listener.id == session.id) {
+        room.listeners.push(session.clone());
+    }
+    room.registered
+}
+
+fn drop_listener(rooms: &mut HashMap<Topic, Room>, topic: &Topic, session: &Session) {
+    if let Some(room) = rooms.get_mut(topic)
+        && let Some(at) = room.listeners.iter().position(|listener| listener.id == session.id)
+    {
+        room.listeners.swap_remove(at);
+    }
+}
+
+/// Serves requests in their order, joins that follow each other in one call.
+async fn register(
+    hub: std::sync::Weak<Hub>,
+    instance: InstanceId,
+    relay: Arc<dyn Relay>,
+    mut inbox: mpsc::UnboundedReceiver<Request>,
+) {
+    let mut requests = Vec::new();
+    while inbox.recv_many(&mut requests, MAX_BATCH).await > 0 {
+        let (mut topics, mut waiting) = (Vec::new(), Vec::new());
+        for request in requests.drain(..) {
+            match request {
+                Request::Join(wanted, done) => {
+                    topics.extend(wanted);
+                    waiting.push(done);
+                }
+                Request::Leave(gone) => {
+                    join(&hub, &relay, &instance, std::mem::take(&mut topics), std::mem::take(&mut waiting)).await;
+                    leave(&hub, &relay, &instance, gone).await;
+                }
+            }
+        }
+        join(&hub, &relay, &instance, topics, waiting).await;
+    }
+}
+
+async fn join(
+    hub: &std::sync::Weak<Hub>,
+    relay: &Arc<dyn Relay>,
+    instance: &InstanceId,
+    topics: Vec<Topic>,
+    waiting: Vec<oneshot::Sender<Result<(), LogError>>>,
+) {
+    let mut distinct = topics;
+    distinct.sort_by_cached_key(Topic::key);
+    distinct.dedup();
+    let outcome = if distinct.is_empty() { Ok(()) } else { relay.join(instance, &distinct).await };
+    if let (Ok(()), Some(hub)) = (&outcome, hub.upgrade()) {
+        hub.mark_registered(&distinct);
+    }
+    waiting.into_iter().for_each(|done| drop(done.send(outcome.clone())));
+}
+
+/// Leaves what is still without listeners.
+async fn leave(hub: &std::sync::Weak<Hub>, relay: &Arc<dyn Relay>, instance: &InstanceId, gone: Vec<Topic>) {
+    let Some(hub) = hub.upgrade() else { return };
+    let gone: Vec<Topic> = {
+        let rooms = hub.rooms();
+        gone.into_iter().filter(|topic| !rooms.contains_key(topic)).collect()
+    };
+    if let Err(error) = relay.leave(instance, &gone).await {
+        tracing::debug!(%error, "topics nobody listens to stay registered for now");
+    }
+}

@@ -1,0 +1,41 @@
+//! What a gateway counts.
+
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Counters of this process's gateway; clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct GatewayMetrics {
+    connections: Gauge,
+    accepted: Counter,
+    refused: Counter,
+    delivered: Counter,
+}
+
+impl GatewayMetrics {
+    /// Makes the counters visible.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("gateway_connections", "Open WebSocket connections", self.connections.clone());
+        registry.register("gateway_upgrades", "WebSocket connections taken", self.accepted.clone());
+        registry.register("gateway_refusals", "WebSocket connections refused", self.refused.clone());
+        registry.register("gateway_frames", "Sequenced frames built for the rooms of this instance", self.delivered.clone());
+    }
+
+    pub(crate) fn delivered(&self) -> Counter {
+        self.delivered.clone()
+    }
+
+    pub(crate) fn connections(&self, open: usize) {
+        self.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn upgraded(&self) {
+        self.accepted.inc();
+    }
+
+    pub(crate) fn refused(&self) {
+        self.refused.inc();
+    }
+}

@@ -1,0 +1,260 @@
+//! The gateway: HTTP and WebSocket for clients.
+//!
+//! Publishes go through [`publish`] into the log; deliveries come back through [`pump`] and [`hub`] to connections;
+//! [`replay`] fills whatever lies between a client and the present. A gateway keeps nothing that is not elsewhere: kill
+//! it, and its clients go on at another one with their cursors.
+
+pub mod auth;
+mod close;
+mod connection;
+mod devices;
+mod error;
+mod frame;
+mod http;
+mod hub;
+mod limits;
+mod metrics;
+mod page;
+mod publish;
+mod pump;
+mod reads;
+mod receive;
+mod replay;
+mod router;
+mod session;
+mod stored;
+mod wire;
+mod ws;
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum_server::Handle;
+use everpost_core::{
+    log::{Log, LogError},
+    name::{ConversationId, InstanceId},
+    partition::Partitions,
+    relay::{Inbox, Parcel, Relay, Signal, Topic},
+    store::{Standing, Store},
+};
+use secrecy::SecretString;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    auth::{Authenticator, Principal},
+    close::Close,
+    devices::Devices,
+    error::ApiError,
+    hub::Hub,
+    limits::Admission,
+    publish::Publisher,
+    pump::Pump,
+    reads::Reads,
+    session::Item,
+    stored::Stored,
+};
+pub use self::{limits::Limits, metrics::GatewayMetrics};
+
+/// How long a closing connection may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How long requests under way may take when the process stops.
+const DRAIN: Duration = Duration::from_secs(8);
+const TICK: Duration = Duration::from_secs(1);
+const TIDY_EVERY_TICKS: u64 = 30;
+
+/// What a gateway is made from.
+pub struct GatewayConfig {
+    /// Checks tokens.
+    pub token_secret: SecretString,
+    /// What backends authenticate with; without one nobody is a backend.
+    pub api_key: Option<SecretString>,
+    /// Whether `?token=` is taken.
+    pub query_tokens: bool,
+    /// Origins of pages, other than the server's own, that may open a WebSocket.
+    pub allowed_origins: Vec<String>,
+    /// How much clients may ask for.
+    pub limits: Limits,
+    /// Clients are told to come back spread over this time when the process stops.
+    pub drain_spread: Duration,
+}
+
+/// One gateway, shared by its tasks.
+pub struct Gateway {
+    instance: InstanceId,
+    partitions: Partitions,
+    log: Arc<dyn Log>,
+    store: Arc<dyn Store>,
+    relay: Arc<dyn Relay>,
+    reads: Reads,
+    publisher: Publisher,
+    hub: Arc<Hub>,
+    stored: Arc<Stored>,
+    devices: Devices,
+    admission: Arc<Admission>,
+    auth: Authenticator,
+    allowed_origins: Vec<String>,
+    limits: Limits,
+    drain_spread: Duration,
+    started: Instant,
+    metrics: GatewayMetrics,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Gateway {
+    /// Starts a gateway's tasks; it takes no connections until [`Gateway::serve`].
+    pub async fn start(
+        config: GatewayConfig,
+        log: Arc<dyn Log>,
+        store: Arc<dyn Store>,
+        relay: Arc<dyn Relay>,
+        metrics: GatewayMetrics,
+        stopping: CancellationToken,
+    ) -> Result<Arc<Self>, LogError> {
+        let (instance, tasks) = (InstanceId::random(), TaskTracker::new());
+        let inbox = relay.open(&instance).await?;
+        let (hub, registrar) = Hub::new(instance.clone(), relay.clone());
+        tasks.spawn(registrar);
+        let reads = Reads::start(&log, &store, &tasks);
+        let publisher = Publisher::start(&log, &reads, &tasks);
+        let gateway = Arc::new(Self {
+            auth: Authenticator::new(&config.token_secret, config.api_key, config.query_tokens),
+            admission: Arc::new(Admission::new(&config.limits)),
+            stored: Arc::new(Stored::new(log.partitions())),
+            devices: Devices::default(),
+            partitions: log.partitions(),
+            allowed_origins: config.allowed_origins,
+            limits: config.limits,
+            drain_spread: config.drain_spread,
+            started: Instant::now(),
+            instance,
+            log,
+            store,
+            relay,
+            reads,
+            publisher,
+            hub,
+            metrics,
+            tasks,
+            stopping,
+        });
+        gateway.spawn_loops(inbox);
+        Ok(gateway)
+    }
+
+    fn spawn_loops(self: &Arc<Self>, inbox: Box<dyn Inbox>) {
+        let Self { instance, log, relay, hub, .. } = &**self;
+        let delivered = self.metrics.delivered();
+        let pump = Pump::new(instance.clone(), log.clone(), relay.clone(), hub.clone(), delivered);
+        self.tasks.spawn(pump.run(inbox, self.stopping.clone()));
+        let (gateway, stopping) = (self.clone(), self.stopping.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = gateway.stored.watch(&gateway.log) => {}
+            }
+        });
+        self.tasks.spawn(self.clone().tick());
+    }
+
+    /// Serves clients on a bound listener until the gateway is told to stop, then says farewell to each.
+    pub async fn serve(self: Arc<Self>, listener: std::net::TcpListener) -> std::io::Result<()> {
+        let handle = Handle::new();
+        let mut server = axum_server::from_tcp(listener)?
+            .acceptor(axum_server::accept::NoDelayAcceptor::new())
+            .http1_only()
+            .first_request_timeout(self.limits.request_timeout)
+            .handle(handle.clone());
+        // Without a timer hyper's own limit for a request's head is inert.
+        let head = server.http_builder().http1().timer(hyper_util::rt::TokioTimer::new());
+        head.header_read_timeout(self.limits.request_timeout).max_buf_size(32 * 1024);
+        let service = router::router(self.clone()).into_make_service_with_connect_info::<SocketAddr>();
+        let gateway = self.clone();
+        let draining = tokio::spawn(async move { gateway.drain(&handle).await });
+        server.serve(service).await?;
+        let _ = draining.await; // it ends with the server
+        Ok(())
+    }
+
+    async fn drain(&self, handle: &Handle<SocketAddr>) {
+        self.stopping.cancelled().await;
+        self.close_all(u64::try_from(self.drain_spread.as_millis()).unwrap_or(u64::MAX));
+        handle.graceful_shutdown(Some(DRAIN));
+        let until = Instant::now() + DRAIN;
+        while self.admission.connections() > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.devices.save(&self.store).await;
+        if let Err(error) = self.relay.close(&self.instance).await {
+            tracing::debug!(%error, "the registrations will be swept by others");
+        }
+    }
+
+    /// Once a second: heartbeats, tokens that ran out, cursors to be remembered.
+    async fn tick(self: Arc<Self>) {
+        while !self.stopping.is_cancelled() {
+            let _ = tokio::time::timeout(TICK, self.stopping.cancelled()).await; // whichever comes first
+            let (now, wall) = (self.seconds(), everpost_core::clock::now_ms() / 1_000);
+            let (every, limit) = (self.limits.heartbeat.as_secs().max(1), self.limits.heartbeat_timeout.as_secs());
+            for session in self.hub.all() {
+                if session.expires < wall {
+                    session.close(Close::Unauthenticated("the token has expired"));
+                } else if now.saturating_sub(session.last_heard()) > limit {
+                    session.close(Close::Silent);
+                } else if (now + u64::from(session.id.as_fields().0 % 64)).is_multiple_of(every) {
+                    session.push(Item::Text(frame::plain("ping", None, None, serde_json::json!({}))));
+                    session.push(Item::Ping);
+                }
+            }
+            self.devices.save(&self.store).await;
+            self.metrics.connections(self.admission.connections());
+            if now.is_multiple_of(TIDY_EVERY_TICKS) {
+                self.admission.tidy();
+            }
+        }
+    }
+
+    /// Seconds since this gateway started.
+    fn seconds(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+
+    /// Whether somebody may read and write a conversation.
+    async fn authorise(&self, principal: &Principal, conversation: &ConversationId) -> Result<(), ApiError> {
+        match self.reads.standing(conversation, &principal.user).await? {
+            Standing::Participant => Ok(()),
+            Standing::Stranger if principal.is_backend => Ok(()),
+            Standing::Stranger => Err(ApiError::Forbidden("you do not take part in this conversation")),
+            Standing::Unknown => Err(ApiError::NotFound("conversation")),
+        }
+    }
+
+    /// Whether somebody may still read what a page of a replay is about to show.
+    async fn authorise_page(&self, principal: &Principal, conversations: HashSet<&str>) -> Result<(), ApiError> {
+        if principal.is_backend {
+            return Ok(());
+        }
+        let names = conversations.into_iter().filter_map(|name| ConversationId::new(name).ok());
+        let standings = names.map(|name| async move {
+            (self.reads.standing(&name, &principal.user).await, name)
+        });
+        for (standing, name) in futures_util::future::join_all(standings).await {
+            if standing? != Standing::Participant {
+                self.hub.of_user(&principal.user).iter().for_each(|session| session.push(Item::Left(name.clone())));
+                return Err(ApiError::Forbidden("you no longer take part in this conversation"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a signal to every instance that listens to a topic.
+    async fn tell(&self, topic: Topic, signal: Signal) -> Result<(), ApiError> {
+        let listeners = self.relay.listeners(&[topic]).await?;
+        let parcels = listeners.into_iter().flatten().map(|instance| (instance, Parcel::Signal(signal.clone())));
+        Ok(self.relay.send(parcels.collect()).await?)
+    }
+}

@@ -1,0 +1,157 @@
+//! The pump: takes parcels from this gateway's inbox and hands frames to the rooms.
+//!
+//! It keeps the gateway's own cursor: up to where every live session here has been given everything it listens to. A
+//! partition without listeners gets no parcels, so once a second the pump also takes over the progress of fan-out, as
+//! soon as the inbox has been emptied after that progress was read.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use everpost_core::{
+    cursor::Cursor,
+    event::Record,
+    log::{Log, LogError},
+    name::{ConversationId, InstanceId},
+    partition::Partition,
+    position::Position,
+    relay::{Inbox, Parcel, Relay, Signal, Topic},
+    retry::Policy,
+    role::Role,
+};
+use prometheus_client::metrics::counter::Counter;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    frame::{self, Frame, Run},
+    hub::Hub,
+    session::Item,
+};
+
+const WAIT: Duration = Duration::from_millis(500);
+const EVERY: Duration = Duration::from_secs(1);
+
+pub(crate) struct Pump {
+    instance: InstanceId,
+    log: Arc<dyn Log>,
+    relay: Arc<dyn Relay>,
+    hub: Arc<Hub>,
+    delivered: Counter,
+    cursor: Cursor,
+    /// The progress of fan-out, to be taken over when the inbox is empty.
+    fanned: Option<Vec<Position>>,
+    looked: Instant,
+}
+
+impl Pump {
+    pub(crate) fn new(
+        instance: InstanceId,
+        log: Arc<dyn Log>,
+        relay: Arc<dyn Relay>,
+        hub: Arc<Hub>,
+        delivered: Counter,
+    ) -> Self {
+        let cursor = Cursor::start(log.epoch(), log.partitions());
+        Self { instance, log, relay, hub, delivered, cursor, fanned: None, looked: Instant::now() }
+    }
+
+    /// Pumps until told to stop, and starts over whenever something may have been missed.
+    pub(crate) async fn run(mut self, mut inbox: Box<dyn Inbox>, stop: CancellationToken) {
+        let mut failures = 0;
+        while !stop.is_cancelled() {
+            match self.step(&mut *inbox).await {
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    if failures % 16 == 0 {
+                        tracing::warn!(%error, "deliveries are interrupted; sessions will catch up from the log");
+                    }
+                    tokio::time::sleep(Policy::RECONNECT.delay(failures)).await;
+                    failures += 1;
+                    if let Ok(opened) = self.start_over().await {
+                        inbox = opened;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn start_over(&mut self) -> Result<Box<dyn Inbox>, LogError> {
+        let inbox = self.relay.open(&self.instance).await?;
+        if self.hub.register_all().await.is_err() {
+            return Err(LogError::Closing);
+        }
+        self.hub.all().iter().for_each(|session| session.mark_lagging());
+        Ok(inbox)
+    }
+
+    async fn step(&mut self, inbox: &mut dyn Inbox) -> Result<(), LogError> {
+        if self.looked.elapsed() >= EVERY {
+            self.looked = Instant::now();
+            self.look().await?;
+        }
+        let parcels = inbox.receive(WAIT).await?;
+        let emptied = parcels.is_empty();
+        for parcel in parcels {
+            match parcel {
+                Parcel::Records { partition, records } => self.deliver(partition, &records),
+                Parcel::Signal(signal) => self.signal(signal),
+            }
+        }
+        if emptied && let Some(fanned) = self.fanned.take() {
+            self.cursor.join(&Cursor::new(self.cursor.epoch, fanned));
+        }
+        Ok(())
+    }
+
+    async fn look(&mut self) -> Result<(), LogError> {
+        if !self.relay.beat(&self.instance).await? {
+            return Err(LogError::Damaged("this gateway was given up for dead".into()));
+        }
+        self.relay.sweep().await?;
+        self.hub.sweep();
+        self.fanned = Some(self.log.progress(Role::Fanout).await?);
+        Ok(())
+    }
+
+    /// Cuts records into runs of one conversation and hands each to its room.
+    fn deliver(&mut self, partition: Partition, records: &[Record]) {
+        for run in records.chunk_by(|a, b| a.conversation() == b.conversation()) {
+            let Some(conversation) = run[0].conversation().ok().and_then(|name| ConversationId::new(name).ok()) else {
+                tracing::error!(position = ?run[0].position, "a record cannot be read");
+                continue;
+            };
+            let run = Arc::new(self.run_of(conversation.clone(), partition, run));
+            self.delivered.inc_by(run.frames.len() as u64);
+            self.hub.tell(&Topic::Conversation(conversation), || Item::Run(run.clone()));
+        }
+    }
+
+    fn run_of(&mut self, conversation: ConversationId, partition: Partition, records: &[Record]) -> Run {
+        let base = Arc::new(self.cursor.clone());
+        let mut frames = Vec::with_capacity(records.len());
+        for record in records {
+            self.cursor.advance(partition, record.position);
+            frames.extend(Frame::of(record, &self.cursor));
+        }
+        let bytes = frames.iter().map(|frame| frame.text.len()).sum();
+        Run { conversation, partition, base, frames, bytes }
+    }
+
+    fn signal(&self, signal: Signal) {
+        match signal {
+            Signal::Frame { conversation, event, data } => {
+                let Ok(data) = serde_json::value::RawValue::from_string(data) else { return };
+                let text = frame::plain(&event, Some(conversation.as_str()), None, data);
+                self.hub.tell(&Topic::Conversation(conversation), || Item::Text(text.clone()));
+            }
+            Signal::Joined { conversation, user, from } => {
+                let from = Position::from_column(from);
+                self.hub.tell(&Topic::User(user), || Item::Joined(conversation.clone(), from));
+            }
+            Signal::Left { conversation, user } => {
+                self.hub.tell(&Topic::User(user), || Item::Left(conversation.clone()));
+            }
+        }
+    }
+}

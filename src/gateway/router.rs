@@ -1,0 +1,52 @@
+//! Every route of the client listener, on one screen.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, State},
+    http::StatusCode,
+    response::IntoResponse,
+    routing::{any, get, post, put},
+};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use super::{Gateway, error::ApiError, http, page, ws};
+
+pub(super) fn router(gateway: Arc<Gateway>) -> Router {
+    let v1 = Router::new()
+        .route("/conversations", post(http::create_conversation).get(http::list_conversations))
+        .route("/conversations/{id}", get(http::get_conversation))
+        .route("/conversations/{id}/participants/{user}", put(http::add_participant).delete(http::remove_participant))
+        .route("/conversations/{id}/messages", post(http::post_message).get(http::get_messages))
+        .route("/conversations/{id}/read", post(http::post_read))
+        .route("/conversations/{id}/typing", post(http::post_typing))
+        .route("/events", post(http::post_event))
+        .route("/ws", any(ws::everything))
+        .route("/ws/{conversation}", any(ws::conversation));
+    Router::new()
+        .route("/", get(page::index))
+        .route("/chat.css", get(page::style))
+        .route("/chat.js", get(page::chat))
+        .route("/client.js", get(page::client))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/ws/{conversation}", any(ws::conversation))
+        .nest("/v1", v1)
+        .fallback(|| async { ApiError::NotFound("resource") })
+        .method_not_allowed_fallback(|| async { (StatusCode::METHOD_NOT_ALLOWED, ApiError::invalid("method_not_allowed", "this resource does not answer that method")) })
+        .layer(DefaultBodyLimit::max(gateway.limits.max_message_bytes))
+        .layer(CatchPanicLayer::custom(|_| ApiError::Internal.into_response()))
+        .with_state(gateway)
+}
+
+/// Ready while the log and the database answer and the process is not stopping.
+async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<&'static str, ApiError> {
+    if gateway.stopping.is_cancelled() {
+        return Err(ApiError::Unavailable("the service is stopping"));
+    }
+    let both = async { tokio::try_join!(gateway.reads.ends(), gateway.reads.stored()) };
+    let answered = tokio::time::timeout(std::time::Duration::from_secs(1), both).await;
+    answered.map_err(|_| ApiError::Unavailable("the log or the database does not answer"))??;
+    Ok("ready\n")
+}

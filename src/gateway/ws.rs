@@ -1,0 +1,190 @@
+//! From an upgrade request to a connection, or to the close code that says why not.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    extract::{
+        ConnectInfo, Path, Query, State,
+        ws::{WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
+    },
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use everpost_core::name::ConversationId;
+use serde::Deserialize;
+
+use super::{
+    FAREWELL, Gateway,
+    auth::{self, Principal},
+    close::Close,
+    connection::{Connection, Start},
+    error::ApiError,
+    session::Session,
+};
+
+/// Small on purpose: these are held by every idle connection.
+const READ_BUFFER: usize = 2 * 1024;
+const WRITE_BUFFER: usize = 4 * 1024;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Parameters {
+    token: Option<String>,
+    cursor: Option<String>,
+    after: Option<u64>,
+}
+
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+
+/// `GET /v1/ws`: everything of one user.
+pub(super) async fn everything(
+    State(gateway): State<Arc<Gateway>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Response {
+    open(gateway, peer, None, parameters, &headers, upgrade)
+}
+
+/// `GET /ws/{conversation_id}`: one conversation.
+pub(super) async fn conversation(
+    State(gateway): State<Arc<Gateway>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(conversation): Path<String>,
+    Query(parameters): Query<Parameters>,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Response {
+    open(gateway, peer, Some(conversation), parameters, &headers, upgrade)
+}
+
+fn open(
+    gateway: Arc<Gateway>,
+    peer: SocketAddr,
+    conversation: Option<String>,
+    parameters: Parameters,
+    headers: &HeaderMap,
+    upgrade: Upgrade,
+) -> Response {
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return ApiError::invalid("not_websocket", rejection.body_text()).into_response(),
+    };
+    if !may_open(headers, &gateway.allowed_origins) {
+        return ApiError::Forbidden("pages of this origin may not connect").into_response();
+    }
+    if gateway.stopping.is_cancelled() || !gateway.admission.has_room() {
+        gateway.metrics.refused();
+        let full = ApiError::Unavailable("this instance is full, try another").into_response();
+        return (StatusCode::SERVICE_UNAVAILABLE, full).into_response();
+    }
+    let principal = gateway.auth.upgrade(headers, parameters.token.as_deref());
+    let limits = &gateway.limits;
+    let mut upgrade = upgrade
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(WRITE_BUFFER + 2 * limits.max_message_bytes.max(limits.max_queue_bytes))
+        .max_message_size(limits.max_message_bytes)
+        .max_frame_size(limits.max_message_bytes);
+    if auth::offers_protocol(headers) {
+        upgrade = upgrade.protocols([auth::protocol()]);
+    }
+    let tasks = gateway.tasks.clone();
+    upgrade.on_upgrade(move |socket| {
+        let connection = admit(gateway, peer, conversation, parameters, principal, socket);
+        // The tracker outlives the server, which does not know upgraded connections.
+        tasks.track_future(connection)
+    })
+}
+
+/// Browsers send an origin; it must be the server's own or an allowed one. Tokens are what grants access, this keeps
+/// other people's pages from even trying.
+fn may_open(headers: &HeaderMap, allowed: &[String]) -> bool {
+    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default().to_ascii_lowercase());
+    let Some(origin) = text(header::ORIGIN) else { return true };
+    let own = text(header::HOST).is_some_and(|host| {
+        !host.is_empty() && origin.split_once("://").is_some_and(|(_, authority)| authority == host)
+    });
+    own || allowed.iter().any(|allowed| allowed == "*" || allowed.to_ascii_lowercase() == origin)
+}
+
+async fn admit(
+    gateway: Arc<Gateway>,
+    peer: SocketAddr,
+    conversation: Option<String>,
+    parameters: Parameters,
+    principal: Result<Principal, ApiError>,
+    mut socket: WebSocket,
+) {
+    let checked = Box::pin(check(&gateway, conversation, principal)).await;
+    let admitted = checked.and_then(|(principal, scope)| {
+        let admitted = gateway.admission.admit(&principal.user, peer.ip());
+        let admitted = admitted.map_err(|refusal| Close::TooMany(refusal.reason()))?;
+        Ok((principal, scope, admitted))
+    });
+    match admitted {
+        Ok((principal, scope, _admitted)) => {
+            gateway.metrics.upgraded();
+            let start = match (parameters.cursor, parameters.after) {
+                (Some(cursor), _) => Start::Cursor(cursor),
+                (None, Some(seq)) if scope.is_some() => Start::After(seq),
+                _ => Start::Now,
+            };
+            let (user, expires) = (principal.user.clone(), principal.expires);
+            let session = Session::new(user, expires, gateway.limits.max_queue_bytes, gateway.seconds());
+            Connection::new(gateway, Arc::new(session), principal, scope, socket).run(start).await;
+        }
+        Err(close) => {
+            gateway.metrics.refused();
+            let farewell = async {
+                socket.send(close.message()).await?;
+                while let Some(Ok(_)) = socket.recv().await {} // until the client has closed its side
+                Ok::<_, axum::Error>(())
+            };
+            let _ = tokio::time::timeout(FAREWELL, farewell).await; // it may be long gone
+        }
+    }
+}
+
+async fn check(
+    gateway: &Gateway,
+    conversation: Option<String>,
+    principal: Result<Principal, ApiError>,
+) -> Result<(Principal, Option<ConversationId>), Close> {
+    let principal = principal.map_err(|error| match error {
+        ApiError::Unauthenticated(why) => Close::Unauthenticated(why),
+        _ => Close::Internal,
+    })?;
+    let Some(conversation) = conversation else { return Ok((principal, None)) };
+    let conversation = ConversationId::new(conversation).map_err(|_| Close::Forbidden)?;
+    match gateway.authorise(&principal, &conversation).await {
+        Ok(()) => Ok((principal, Some(conversation))),
+        Err(ApiError::Forbidden(_) | ApiError::NotFound(_)) => Err(Close::Forbidden),
+        Err(_) => Err(Close::Internal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn may(origin: Option<&str>, allowed: &[&str]) -> bool {
+        let mut headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("chat.example:8080"))]);
+        if let Some(origin) = origin {
+            headers.insert(header::ORIGIN, HeaderValue::from_str(origin).expect("a header"));
+        }
+        may_open(&headers, &allowed.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn only_our_own_and_allowed_pages_may_connect() {
+        assert!(may(None, &[]), "programs send no origin");
+        assert!(may(Some("http://chat.example:8080"), &[]));
+        assert!(may(Some("HTTPS://APP.example"), &["https://app.example"]));
+        for foreign in ["null", "", "http://chat.example", "http://chat.example:8080.evil", "http://evil", "chat.example:8080"] {
+            assert!(!may(Some(foreign), &["https://app.example"]), "{foreign}");
+        }
+    }
+}
