@@ -175,6 +175,18 @@ async fn a_position_is_located_at_or_before_it(store: Stage) {
     assert_eq!(store.locate(&asked).await.expect("readable"), [2, 2, 0, 0, 3, 4]);
 }
 
+async fn a_position_is_located_however_long_ago_it_was(store: Stage) {
+    let records = [run("a", 1..=33), run("long", 1..=500)];
+    for records in &records {
+        persist(&*store, records).await;
+    }
+    let at = |offset| ["a", "long"].map(|id| (conversation(id), Position::new(1, offset)));
+    let asked: Vec<_> = (0..=5_100).step_by(5).flat_map(at).collect();
+    let expected: Vec<u64> =
+        (0..=5_100).step_by(5).flat_map(|at: u64| [(at / 10).min(33), (at / 10).min(500)]).collect();
+    assert_eq!(store.locate(&asked).await.expect("readable"), expected);
+}
+
 async fn everything_is_there_after_a_restart(store: Stage) {
     let records = run("general", 1..=50);
     store.persist(&[lease(0, 7, position(50))], &records).await.expect("valid");
@@ -206,5 +218,6 @@ on_every_store!(
     earlier_pages_are_in_sequence_order_too,
     tops_are_the_last_numbers_in_the_order_asked,
     a_position_is_located_at_or_before_it,
+    a_position_is_located_however_long_ago_it_was,
     everything_is_there_after_a_restart,
 );

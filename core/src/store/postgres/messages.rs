@@ -71,11 +71,28 @@ SELECT COALESCE((SELECT max(m.seq) FROM messages m WHERE m.conversation_id = ask
 FROM UNNEST($1::text[]) WITH ORDINALITY AS asked (id, n)
 ORDER BY asked.n";
 
+/// Positions grow with sequence numbers. Most who ask were away for a moment, so the last few events are looked through;
+/// for the others the sequence is halved until the place is found, however long they were away.
 const LOCATE: &str = "
-SELECT COALESCE((SELECT m.seq FROM messages m
-                 WHERE m.conversation_id = asked.conversation_id AND m.position <= asked.position
-                 ORDER BY m.seq DESC LIMIT 1), 0)
+SELECT COALESCE(
+    (SELECT m.seq FROM messages m
+     WHERE m.conversation_id = asked.conversation_id AND m.seq > top.seq - 32 AND m.position <= asked.position
+     ORDER BY m.seq DESC LIMIT 1),
+    (WITH RECURSIVE span (low, high) AS (
+         SELECT 0::bigint, top.seq - 32
+         UNION ALL
+         SELECT CASE WHEN probe.early THEN probe.seq ELSE low END, CASE WHEN probe.early THEN high ELSE probe.seq - 1 END
+         FROM span CROSS JOIN LATERAL (
+             SELECT m.seq, m.position <= asked.position AS early FROM messages m
+             WHERE m.conversation_id = asked.conversation_id AND m.seq = (low + high + 1) / 2 LIMIT 1
+         ) probe
+         WHERE low < high
+     ) SELECT low FROM span WHERE low >= high),
+    0)
 FROM UNNEST($1::text[], $2::bigint[]) WITH ORDINALITY AS asked (conversation_id, position, n)
+CROSS JOIN LATERAL (
+    SELECT COALESCE(max(m.seq), 0) AS seq FROM messages m WHERE m.conversation_id = asked.conversation_id
+) top
 ORDER BY asked.n";
 
 const PRIORS: &str = "

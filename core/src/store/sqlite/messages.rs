@@ -51,12 +51,29 @@ SELECT COALESCE((SELECT max(m.seq) FROM messages m WHERE m.conversation_id = ask
 FROM json_each(?) AS asked
 ORDER BY asked.key";
 
+/// Positions grow with sequence numbers. Most who ask were away for a moment, so the last few events are looked through;
+/// for the others the sequence is halved until the place is found, however long they were away.
 const LOCATE: &str = "
-SELECT COALESCE((SELECT m.seq FROM messages m
-                 WHERE m.conversation_id = asked.value ->> 0 AND m.position <= asked.value ->> 1
-                 ORDER BY m.seq DESC LIMIT 1), 0)
-FROM json_each(?) AS asked
-ORDER BY asked.key";
+WITH asked AS (
+    SELECT one.key AS n, one.value ->> 0 AS conversation_id, one.value ->> 1 AS position,
+           COALESCE((SELECT max(m.seq) FROM messages m WHERE m.conversation_id = one.value ->> 0), 0) AS top
+    FROM json_each(?) AS one
+)
+SELECT COALESCE(
+    (SELECT m.seq FROM messages m
+     WHERE m.conversation_id = asked.conversation_id AND m.seq > asked.top - 32 AND m.position <= asked.position
+     ORDER BY m.seq DESC LIMIT 1),
+    (WITH RECURSIVE span (low, high) AS (
+         SELECT 0, asked.top - 32
+         UNION ALL
+         SELECT iif(m.position <= asked.position, m.seq, low), iif(m.position <= asked.position, high, m.seq - 1)
+         FROM span CROSS JOIN messages m
+         ON m.conversation_id = asked.conversation_id AND m.seq = (low + high + 1) / 2
+         WHERE low < high
+     ) SELECT low FROM span WHERE low >= high),
+    0)
+FROM asked
+ORDER BY asked.n";
 
 const PRIORS: &str = "
 SELECT m.seq, m.position, m.message_id, m.body
