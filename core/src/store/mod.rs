@@ -3,6 +3,8 @@
 //! Small traits by noun, one file each; the adapters mirror the file names. A method is one use case and one
 //! transaction; no transaction crosses a trait.
 
+mod columns;
+mod conflicts;
 pub mod conversations;
 mod error;
 pub mod marks;

@@ -1,0 +1,42 @@
+//! Numbers and names as both databases keep them.
+
+use super::{Standing, StoreError};
+use crate::name::{ConversationId, InvalidName, UserId};
+
+/// A number as a column. Databases have no unsigned integers; what no column can hold is beyond everything stored.
+pub(super) fn to_column(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The number a column holds.
+pub(super) fn from_column(column: i64) -> u64 {
+    u64::try_from(column).unwrap_or(0)
+}
+
+/// A count of rows as a column.
+pub(super) fn limit(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+/// The conversation a column names.
+pub(super) fn conversation(text: &str) -> Result<ConversationId, StoreError> {
+    ConversationId::new(text).map_err(damaged)
+}
+
+/// The user a column names.
+pub(super) fn user(text: &str) -> Result<UserId, StoreError> {
+    UserId::new(text).map_err(damaged)
+}
+
+/// How a user stands to a conversation, by whether it exists and whether the user takes part.
+pub(super) fn standing((exists, takes_part): (bool, bool)) -> Standing {
+    match (exists, takes_part) {
+        (_, true) => Standing::Participant,
+        (true, false) => Standing::Stranger,
+        (false, false) => Standing::Unknown,
+    }
+}
+
+fn damaged(error: InvalidName) -> StoreError {
+    StoreError::Damaged(error.to_string())
+}

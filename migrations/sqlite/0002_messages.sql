@@ -1,0 +1,18 @@
+-- No reference to conversations: an event was accepted, so it is stored, whatever became of its conversation. No
+-- further index: every one of them is paid for with each event, and seq is dense, which answers most questions.
+
+CREATE TABLE messages (
+    conversation_id TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    created_ms INTEGER NOT NULL,
+    message_id BLOB NOT NULL,
+    body BLOB NOT NULL,
+    event TEXT NOT NULL,
+    sender_id TEXT NOT NULL,
+    key TEXT,
+    data TEXT NOT NULL,
+    PRIMARY KEY (conversation_id, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX messages_by_key ON messages (conversation_id, sender_id, key) WHERE key IS NOT NULL;

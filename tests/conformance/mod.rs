@@ -1,0 +1,3 @@
+//! One suite for each port of core; every adapter passes the same cases.
+
+mod store;

@@ -1,0 +1,8 @@
+//! Private servers in temporary folders on free ports, and waiting for something to become true.
+//!
+//! Servers the machine may already run are never touched. A missing executable fails the test that needs it.
+
+pub(crate) mod eventually;
+pub(crate) mod postgres;
+pub(crate) mod redis;
+mod server;
