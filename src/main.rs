@@ -1,3 +1,10 @@
-//! Everpost.
+//! The `everpost` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    everpost::cli::main()
+}

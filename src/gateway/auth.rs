@@ -187,7 +187,11 @@ mod tests {
         let auth = authenticator();
         let by_header = headers(header::AUTHORIZATION, &format!("Bearer {token}"));
         let by_protocol = headers(header::SEC_WEBSOCKET_PROTOCOL, &format!("everpost.v1, token.{token}"));
-        for found in [auth.upgrade(&by_header, None), auth.upgrade(&by_protocol, None), auth.upgrade(&HeaderMap::new(), Some(&token))] {
+        for found in [
+            auth.upgrade(&by_header, None),
+            auth.upgrade(&by_protocol, None),
+            auth.upgrade(&HeaderMap::new(), Some(&token)),
+        ] {
             assert_eq!(found.expect("a principal").user.as_str(), "alice");
         }
         let strict = Authenticator::new(&secret(), None, false);
@@ -208,7 +212,12 @@ mod tests {
     #[test]
     fn claims_that_are_required_are_required() {
         let key = EncodingKey::from_secret(secret().expose_secret().as_bytes());
-        for claims in [serde_json::json!({"sub": "alice"}), serde_json::json!({"exp": in_an_hour()}), serde_json::json!({"sub": 5, "exp": in_an_hour()}), serde_json::json!({"sub": "a b", "exp": in_an_hour()})] {
+        for claims in [
+            serde_json::json!({"sub": "alice"}),
+            serde_json::json!({"exp": in_an_hour()}),
+            serde_json::json!({"sub": 5, "exp": in_an_hour()}),
+            serde_json::json!({"sub": "a b", "exp": in_an_hour()}),
+        ] {
             let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).expect("a token");
             assert!(authenticator().credential(&token).is_err(), "{claims}");
         }

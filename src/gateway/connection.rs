@@ -213,9 +213,7 @@ impl Connection {
     /// Replays everything from `seen` to the given ends.
     fn catch_up(&mut self, ends: &[Position], announced: bool) {
         let partitions = self.gateway.partitions;
-        let from = |room: &ConversationId| {
-            (room.clone(), From::Position(self.seen.at(partitions.of(room.as_str()))))
-        };
+        let from = |room: &ConversationId| (room.clone(), From::Position(self.seen.at(partitions.of(room.as_str()))));
         let replay = Replay::new(partitions, ends, self.rooms.iter().map(from).collect::<Vec<_>>());
         self.catchups.push_back(Catchup { replay, announced, moves: true, replayed: 0 });
     }

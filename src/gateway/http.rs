@@ -403,14 +403,13 @@ impl Gateway {
         if before.is_none_or(|before| before > top + 1) {
             unstored = replay::after(&self.reads, self.partitions, conversation, top, usize::MAX).await?;
         }
-        let within = |record: &Record| {
-            record.event().is_ok_and(|event| before.is_none_or(|before| event.seq < before))
-        };
+        let within = |record: &Record| record.event().is_ok_and(|event| before.is_none_or(|before| event.seq < before));
         unstored.retain(within);
         let missing = limit.saturating_sub(unstored.len());
         let first = unstored.first().and_then(|record| record.event().ok()).map(|event| event.seq);
         let upto = first.or(before);
-        let mut records = if missing == 0 { Vec::new() } else { self.store.before(conversation, upto, missing).await? };
+        let mut records =
+            if missing == 0 { Vec::new() } else { self.store.before(conversation, upto, missing).await? };
         records.extend(unstored);
         records.drain(..records.len().saturating_sub(limit));
         Ok(records)
@@ -425,4 +424,3 @@ impl Gateway {
         self.tell(topic, Signal::Joined { conversation, user, from: end.to_column() }).await
     }
 }
-

@@ -20,7 +20,11 @@ impl GatewayMetrics {
         registry.register("gateway_connections", "Open WebSocket connections", self.connections.clone());
         registry.register("gateway_upgrades", "WebSocket connections taken", self.accepted.clone());
         registry.register("gateway_refusals", "WebSocket connections refused", self.refused.clone());
-        registry.register("gateway_frames", "Sequenced frames built for the rooms of this instance", self.delivered.clone());
+        registry.register(
+            "gateway_frames",
+            "Sequenced frames built for the rooms of this instance",
+            self.delivered.clone(),
+        );
     }
 
     pub(crate) fn delivered(&self) -> Counter {

@@ -239,9 +239,7 @@ impl Gateway {
             return Ok(());
         }
         let names = conversations.into_iter().filter_map(|name| ConversationId::new(name).ok());
-        let standings = names.map(|name| async move {
-            (self.reads.standing(&name, &principal.user).await, name)
-        });
+        let standings = names.map(|name| async move { (self.reads.standing(&name, &principal.user).await, name) });
         for (standing, name) in futures_util::future::join_all(standings).await {
             if standing? != Standing::Participant {
                 self.hub.of_user(&principal.user).iter().for_each(|session| session.push(Item::Left(name.clone())));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use everpost_core::event::Record;
 use everpost_core::{
     coalesce::Coalesce,
     identity::Key,
@@ -11,7 +12,6 @@ use everpost_core::{
     position::Position,
     store::{Ask, Standing, Store, StoreError, Want},
 };
-use everpost_core::event::Record;
 use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;

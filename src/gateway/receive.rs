@@ -70,9 +70,7 @@ impl Connection {
                 self.left(&conversation);
                 Ok(())
             }
-            Command::Ping => {
-                self.send(frame::plain("pong", None, id, json!({}))).await.map_err(Refused::Connection)
-            }
+            Command::Ping => self.send(frame::plain("pong", None, id, json!({}))).await.map_err(Refused::Connection),
             Command::Pong => Ok(()),
         }
     }

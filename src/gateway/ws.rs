@@ -183,7 +183,9 @@ mod tests {
         assert!(may(None, &[]), "programs send no origin");
         assert!(may(Some("http://chat.example:8080"), &[]));
         assert!(may(Some("HTTPS://APP.example"), &["https://app.example"]));
-        for foreign in ["null", "", "http://chat.example", "http://chat.example:8080.evil", "http://evil", "chat.example:8080"] {
+        for foreign in
+            ["null", "", "http://chat.example", "http://chat.example:8080.evil", "http://evil", "chat.example:8080"]
+        {
             assert!(!may(Some(foreign), &["https://app.example"]), "{foreign}");
         }
     }

@@ -1,0 +1,138 @@
+//! One process: ports bound, engine opened, roles run, everything drained.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+};
+
+use anyhow::Context;
+use everpost_core::role::Role;
+use everpost_workers::{Ports, WorkerMetrics};
+use prometheus_client::registry::Registry;
+use secrecy::SecretString;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin,
+    config::Settings,
+    engine::Engine,
+    gateway::{Gateway, GatewayConfig, GatewayMetrics},
+    telemetry,
+};
+
+/// What a process does.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Whether it serves clients.
+    pub gateway: bool,
+    /// Which workers it runs.
+    pub roles: Vec<Role>,
+    /// Where it opens an admin listener, if at all.
+    pub admin: Option<SocketAddr>,
+}
+
+/// A process that is ready to run; nothing of it runs yet.
+pub struct App {
+    engine: Engine,
+    plan: Plan,
+    clients: Option<TcpListener>,
+    admin: Option<TcpListener>,
+    gateway: GatewayConfig,
+    api_key: SecretString,
+}
+
+impl App {
+    /// Binds first, so that a taken port is known at once, then opens the engine.
+    pub async fn open(settings: &Settings, plan: Plan) -> anyhow::Result<Self> {
+        let clients = plan.gateway.then(|| bind(settings.listen, "listen")).transpose()?;
+        let admin = plan.admin.map(|address| bind(address, "admin-listen")).transpose()?;
+        let api_key = settings.api_key()?;
+        let gateway = GatewayConfig {
+            token_secret: settings.token_secret()?,
+            api_key: Some(api_key.clone()),
+            query_tokens: settings.query_tokens,
+            allowed_origins: settings.allowed_origins.clone(),
+            limits: settings.limits(),
+            drain_spread: settings.drain_spread,
+        };
+        let engine = Engine::open(&settings.engine()?).await?;
+        Ok(Self { engine, plan, clients, admin, gateway, api_key })
+    }
+
+    /// What the process works with.
+    pub fn ports(&self) -> &Ports {
+        &self.engine.ports
+    }
+
+    /// The engine, for people.
+    pub fn engine(&self) -> &str {
+        &self.engine.description
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.clients.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Runs every part until told to stop, or until one of them ends by itself, which ends the others.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self { engine, plan, clients, admin, gateway, api_key } = self;
+        let mut registry = telemetry::registry();
+        let (worker_metrics, gateway_metrics) = (WorkerMetrics::default(), GatewayMetrics::default());
+        worker_metrics.register(&mut registry);
+        gateway_metrics.register(&mut registry);
+        let mut parts = JoinSet::new();
+        if let Some(listener) = admin {
+            let key = listener.local_addr().is_ok_and(|at| !at.ip().is_loopback()).then_some(api_key);
+            parts.spawn(serve_admin(listener, Arc::new(registry), key, stop.clone()));
+        }
+        if let Some(listener) = clients {
+            let Ports { log, store, relay, .. } = engine.ports.clone();
+            let gateway = Gateway::start(gateway, log, store, relay, gateway_metrics, stop.clone()).await?;
+            parts.spawn(async move { gateway.serve(listener).await.context("serving clients") });
+        }
+        for role in plan.roles {
+            let (ports, metrics, stop) = (engine.ports.clone(), worker_metrics.clone(), stop.clone());
+            parts.spawn(async move {
+                let ran = everpost_workers::run(role, ports, metrics, stop).await;
+                ran.with_context(|| format!("running {role}"))
+            });
+        }
+        join(parts, stop).await
+    }
+}
+
+fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .with_context(|| format!("cannot listen on {address}; is another program there? choose with --{flag}"))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+async fn serve_admin(
+    listener: TcpListener,
+    registry: Arc<Registry>,
+    key: Option<SecretString>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    admin::serve(listener, registry, key, stop).await.context("serving the admin listener")
+}
+
+/// The first part to end, for whatever reason, stops the others.
+async fn join(mut parts: JoinSet<anyhow::Result<()>>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
+    while let Some(ended) = parts.join_next().await {
+        let asked = stop.is_cancelled();
+        stop.cancel();
+        let ended = ended.context("a part of the process panicked").and_then(|ended| ended);
+        if outcome.is_ok() {
+            outcome = match ended {
+                Ok(()) if !asked => Err(anyhow::anyhow!("a part of the process ended by itself")),
+                ended => ended,
+            };
+        }
+    }
+    outcome
+}

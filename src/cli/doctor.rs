@@ -1,0 +1,121 @@
+//! `everpost doctor`: is everything a promise rests on as it should be?
+
+use std::process::ExitCode;
+
+use everpost_core::{
+    log::{Durability, redis::RedisLog, redis::RedisLogConfig},
+    store::{postgres::PostgresStore, sqlite::SqliteStore},
+};
+use secrecy::SecretString;
+
+use super::flags::Flags;
+use crate::config::EngineSettings;
+
+/// Fewer open files than this are too few for a gateway with its default limits.
+const ENOUGH_FILES: u64 = 4_096;
+
+/// One thing looked at: fine, or what to change.
+struct Finding {
+    subject: &'static str,
+    fine: bool,
+    words: String,
+}
+
+impl Finding {
+    fn fine(subject: &'static str, words: impl Into<String>) -> Self {
+        Self { subject, fine: true, words: words.into() }
+    }
+
+    fn wrong(subject: &'static str, words: impl Into<String>) -> Self {
+        Self { subject, fine: false, words: words.into() }
+    }
+}
+
+pub(super) async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let mut findings = match flags.settings()?.engine()? {
+        EngineSettings::Embedded { data_dir, .. } => sqlite(&data_dir.join("store.db")).await,
+        EngineSettings::Distributed { log, database_url } => {
+            let mut findings = redis(&log).await;
+            findings.extend(postgres(&database_url).await);
+            findings
+        }
+    };
+    findings.push(open_files());
+    for Finding { subject, fine, words } in &findings {
+        println!("{} {subject:<10} {words}", if *fine { "ok  " } else { "FIX " });
+    }
+    let sound = findings.iter().all(|finding| finding.fine);
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn redis(config: &RedisLogConfig) -> Vec<Finding> {
+    let settings = match RedisLog::settings(&config.url).await {
+        Ok(settings) => settings,
+        Err(error) => return vec![Finding::wrong("redis", format!("{:#}", anyhow::Error::from(error)))],
+    };
+    let mut faults = settings.faults();
+    if config.durability == Durability::Fsync {
+        faults.extend(settings.durability_faults());
+    }
+    if settings.maxmemory == 0 {
+        faults.push("maxmemory is not set: Redis would take all memory; set it below what the machine has".to_owned());
+    }
+    if faults.is_empty() {
+        let words = format!("{}, appendfsync {}, {}", settings.version, settings.appendfsync, settings.eviction);
+        return vec![Finding::fine("redis", words)];
+    }
+    faults.into_iter().map(|fault| Finding::wrong("redis", fault)).collect()
+}
+
+async fn postgres(url: &SecretString) -> Vec<Finding> {
+    let report = match PostgresStore::connect(url).await {
+        Ok(store) => store.check().await,
+        Err(error) => Err(error),
+    };
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => return vec![Finding::wrong("database", format!("{:#}", anyhow::Error::from(error)))],
+    };
+    let mut findings = Vec::new();
+    if !report.fsync || report.synchronous_commit == "off" {
+        findings
+            .push(Finding::wrong("database", "a crash may lose stored events: set fsync and synchronous_commit on"));
+    }
+    if !report.migrated {
+        findings.push(Finding::wrong("database", "the schema is not current: run `everpost migrate`"));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::fine("database", format!("Postgres {}, schema current", report.version)));
+    }
+    findings
+}
+
+async fn sqlite(path: &std::path::Path) -> Vec<Finding> {
+    if !path.exists() {
+        return vec![Finding::fine("database", "no data yet; `everpost` creates it")];
+    }
+    let report = match SqliteStore::open(path).await {
+        Ok(store) => store.check().await,
+        Err(error) => Err(error),
+    };
+    match report {
+        Ok(report) => {
+            vec![Finding::fine("database", format!("SQLite {}, {} journal", report.version, report.journal_mode))]
+        }
+        Err(error) => vec![Finding::wrong("database", format!("{:#}", anyhow::Error::from(error)))],
+    }
+}
+
+/// The soft limit of open files, as the kernel tells it.
+fn open_files() -> Finding {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().next()).and_then(|soft| soft.parse::<u64>().ok());
+    match soft {
+        Some(soft) if soft < ENOUGH_FILES => {
+            Finding::wrong("limits", format!("only {soft} open files: raise it, `ulimit -n 65536` or LimitNOFILE"))
+        }
+        Some(soft) => Finding::fine("limits", format!("{soft} open files")),
+        None => Finding::fine("limits", "open files: not limited as far as one can see"),
+    }
+}
