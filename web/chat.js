@@ -85,7 +85,8 @@ function enter() {
     const time = element("time", "", clock.format(when));
     const tick = element("span", "tick");
     const meta = element("span", "meta", element("span", "seq", seq ? `#${seq}` : ""), time, tick);
-    const body = element("div", "bubble", element("strong", "author", author), element("p", "text", text), meta);
+    const line = element("div", "line", element("p", "text", text), meta);
+    const body = element("div", "bubble", element("strong", "author", author), line);
     const row = element("li", author === me ? "row mine" : "row", face, body);
     face.setAttribute("aria-hidden", "true");
     Object.assign(time, { dateTime: when.toISOString(), title: calendar.format(when) });
@@ -114,8 +115,8 @@ function enter() {
 
   function mark(row, state, label = state) {
     const tick = row.querySelector(".tick");
-    tick.textContent = TICKS[state];
-    tick.title = tick.dataset.label = label;
+    Object.assign(tick, { textContent: TICKS[state], title: label, role: "img", ariaLabel: label });
+    tick.dataset.label = label;
     row.dataset.state = state;
     unstored.delete(Number(row.dataset.seq));
     if (state === "accepted") unstored.set(Number(row.dataset.seq), row);
@@ -181,7 +182,7 @@ function enter() {
       $(name).textContent = count.toLocaleString("en");
       $(name).classList.toggle("bad", count > 0);
     }
-    const waiting = client.outbox.waiting().length;
+    const waiting = client.outbox.waiting(room).length;
     $("waiting").textContent = waiting ? `${waiting} waiting for the server` : "";
     $("typing").textContent = [...typists.keys()].map((name) => `${name} is typing…`).join(" ");
     if (stuck) log.scrollTop = log.scrollHeight;
@@ -211,7 +212,7 @@ function enter() {
     $("instance").textContent = instance;
     if (state === "open" && !rows.size) recall();
     if (state === "refused") welcome(`The server refused the connection: ${reason}.`);
-    later();
+    later(() => typists.clear());
   });
   on("event", ({ event, conversation_id, data }) => {
     if (event === "error") return later(() => note(`⚠ ${data.message ?? data.code}`, "warn"));
@@ -228,7 +229,7 @@ function enter() {
       const why = reason ?? "its log changed";
       note(`⚠ The server could not go on from where you were (${why}): #${reset_from} and later start anew.`, "warn");
       recall();
-    } else if (seconds) {
+    } else if (seconds >= 1 || (seconds && missed)) {
       const what = missed ? `${missed} missed message${missed === 1 ? "" : "s"} replayed` : "nothing missed";
       note(`↻ back after ${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s: ${what}`);
     }
@@ -291,8 +292,7 @@ function enter() {
   $("who").textContent = `${me} in ${room}`;
   document.title = `${me} · ${room} · Everpost`;
   $("room").hidden = false;
-  const left = client.outbox.waiting().filter((entry) => entry.conversation_id === room);
-  for (const entry of left) outboxChanged({ entry, change: "queued" });
+  for (const entry of client.outbox.waiting(room)) outboxChanged({ entry, change: "queued" });
   new ResizeObserver(() => later()).observe(log);
   client.connect();
   if (matchMedia("(pointer: fine)").matches) $("text").focus({ preventScroll: true });
