@@ -111,8 +111,8 @@ export class Outbox {
     for (const { id } of done) this.entries.delete(id);
   }
 
-  /** Those without an ack. @returns {Entry[]} */
-  waiting() { return this.toJSON().filter((entry) => !entry.seq); }
+  /** Those of a conversation without an ack. @returns {Entry[]} */
+  waiting(name) { return this.toJSON().filter((entry) => entry.conversation_id === name && !entry.seq); }
 
   toJSON() { return [...this.entries.values()]; }
 }

@@ -100,7 +100,7 @@ test("a message stays until it is stored, and goes again after a lost connection
   outbox.take();
   outbox.accepted("a", { seq: 1, durability: "fsync" });
   outbox.accepted("b", { seq: 2, durability: "stored" });
-  assert.deepEqual(outbox.waiting().map((e) => e.id), ["c"]);
+  assert.deepEqual(outbox.waiting("demo").map((e) => e.id), ["c"]);
   outbox.rewind();
   assert.deepEqual(outbox.take().map((e) => e.id), ["a", "c"]);
   outbox.stored("other", 9);
@@ -182,7 +182,7 @@ test("a lost connection comes back at its cursor and resends under the same id",
   assert.equal(sockets[1].url.searchParams.get("cursor"), "c1");
   assert.deepEqual([sockets[0], sockets[1]].map((s) => s.sent.find((f) => f.type === "message").id), [id, id]);
   sockets[1].says("ack", { seq: 2, durability: "fsync" }, { id });
-  assert.equal(client.outbox.waiting().length, 0);
+  assert.equal(client.outbox.waiting("demo").length, 0);
   sockets[1].says("stored", { up_to: 2 }, { conversation_id: "demo" });
   assert.equal(client.outbox.entries.size, 0);
 });
