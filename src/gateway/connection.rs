@@ -138,7 +138,7 @@ impl Connection {
     }
 
     /// Where the device acknowledged last.
-    async fn remembered(&self, device: &DeviceId) -> Result<Start, End> {
+    async fn remembered(&mut self, device: &DeviceId) -> Result<Start, End> {
         let cursor = self.gateway.store.cursor(&self.session.user, device).await.map_err(ApiError::from)?;
         Ok(cursor.map_or(Start::Now, Start::Cursor))
     }

@@ -11,7 +11,7 @@ use serde_json::json;
 /// A failure in the words of the interface. Codes are stable, texts are for people.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum ApiError {
-    #[error("{0}")]
+    #[error("{1}")]
     BadRequest(&'static str, String),
     #[error("no valid token: {0}")]
     Unauthenticated(&'static str),
@@ -19,7 +19,7 @@ pub(crate) enum ApiError {
     Forbidden(&'static str),
     #[error("there is no {0} of that name")]
     NotFound(&'static str),
-    #[error("{0}")]
+    #[error("{1}")]
     Conflict(&'static str, String),
     #[error("the request is larger than {0} bytes")]
     TooLarge(usize),

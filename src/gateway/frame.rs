@@ -9,8 +9,8 @@ use axum::extract::ws::Utf8Bytes;
 use everpost_core::{
     clock::rfc3339,
     cursor::Cursor,
-    event::{CorruptRecord, Event, EventName, Record},
-    name::ConversationId,
+    event::{CorruptRecord, Event, Record},
+    name::{ConversationId, EventName},
     partition::Partition,
     position::Position,
 };

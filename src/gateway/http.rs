@@ -78,7 +78,7 @@ struct CreateConversation {
 }
 
 #[derive(Serialize)]
-struct ConversationView {
+pub(super) struct ConversationView {
     id: ConversationId,
     title: Option<String>,
     participants: Vec<UserId>,

@@ -63,6 +63,8 @@ pub use self::{limits::Limits, metrics::GatewayMetrics};
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long requests under way may take when the process stops.
 const DRAIN: Duration = Duration::from_secs(8);
+/// What the head of a request may weigh.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
 const TICK: Duration = Duration::from_secs(1);
 const TIDY_EVERY_TICKS: u64 = 30;
 
@@ -166,12 +168,12 @@ impl Gateway {
         let handle = Handle::new();
         let mut server = axum_server::from_tcp(listener)?
             .acceptor(axum_server::accept::NoDelayAcceptor::new())
-            .http1_only()
             .first_request_timeout(self.limits.request_timeout)
             .handle(handle.clone());
         // Without a timer hyper's own limit for a request's head is inert.
-        let head = server.http_builder().http1().timer(hyper_util::rt::TokioTimer::new());
-        head.header_read_timeout(self.limits.request_timeout).max_buf_size(32 * 1024);
+        let timer = hyper_util::rt::TokioTimer::new();
+        let timeout = self.limits.request_timeout;
+        server.http_builder().http1().timer(timer).header_read_timeout(timeout).max_buf_size(MAX_HEAD_BYTES);
         let service = router::router(self.clone()).into_make_service_with_connect_info::<SocketAddr>();
         let gateway = self.clone();
         let draining = tokio::spawn(async move { gateway.drain(&handle).await });

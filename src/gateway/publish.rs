@@ -9,10 +9,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use everpost_core::{
     clock::{now_ms, rfc3339},
-    event::{Draft, EventName},
+    event::Draft,
     identity::{Digest, Key},
     log::{Appended, Durability, Log, LogError, Prior},
-    name::{ConversationId, UserId},
+    name::{ConversationId, EventName, UserId},
     partition::{Partition, Partitions},
     position::Position,
 };
@@ -38,7 +38,7 @@ pub(crate) struct Receipt {
     pub(crate) durability: Durability,
 }
 
-pub(crate) type Answer = Box<dyn FnOnce(Result<Receipt, ApiError>) + Send>;
+pub(crate) type Answer = Box<dyn FnOnce(Result<Receipt, ApiError>) + Send + Sync>;
 
 struct Publish {
     draft: Draft,

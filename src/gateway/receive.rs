@@ -83,7 +83,7 @@ impl Connection {
 
     /// The conversation a frame is about, if its sender takes part in it. Membership is kept up to date in `rooms`;
     /// only what is not there is looked up.
-    async fn target(&self, conversation: Option<ConversationId>) -> Result<ConversationId, ApiError> {
+    async fn target(&mut self, conversation: Option<ConversationId>) -> Result<ConversationId, ApiError> {
         let conversation = self.named(conversation)?;
         if !self.rooms.contains(&conversation) {
             self.gateway.authorise(&self.principal, &conversation).await?;

@@ -116,7 +116,9 @@ impl Stored {
         let requests = std::mem::take(&mut state.requests);
         let (done, open): (Vec<_>, Vec<_>) = requests.into_iter().partition(|(p, position, _)| *position <= at(*p));
         state.requests = open;
-        done.into_iter().for_each(|(_, _, done)| drop(done.send(())));
+        for (_, _, done) in done {
+            let _ = done.send(()); // whoever no longer waits does not want it
+        }
         state.sessions.retain(|(_, conversation), waiting| waiting.reached(conversation, at(waiting.partition)));
     }
 }
