@@ -18,8 +18,8 @@ use crate::{
     },
 };
 
-/// Fence and insert in one round trip. The fence locks the partitions' rows, in order, so that a former owner waits here
-/// and then finds the newer token; if one lease fails, the insert selects nothing.
+/// Fence and insert in one round trip. The fence locks the partitions' rows, in order, so that a former owner waits
+/// here and then finds the newer token; if one lease fails, the insert selects nothing.
 const WRITE: &str = "
 WITH held AS (
     INSERT INTO progress AS p (role, partition, token, position)
@@ -71,8 +71,8 @@ SELECT COALESCE((SELECT max(m.seq) FROM messages m WHERE m.conversation_id = ask
 FROM UNNEST($1::text[]) WITH ORDINALITY AS asked (id, n)
 ORDER BY asked.n";
 
-/// Positions grow with sequence numbers. Most who ask were away for a moment, so the last few events are looked through;
-/// for the others the sequence is halved until the place is found, however long they were away.
+/// Positions grow with sequence numbers. Most who ask were away for a moment, so the last few events are looked
+/// through; for the others the sequence is halved until the place is found, however long they were away.
 const LOCATE: &str = "
 SELECT COALESCE(
     (SELECT m.seq FROM messages m
@@ -81,7 +81,8 @@ SELECT COALESCE(
     (WITH RECURSIVE span (low, high) AS (
          SELECT 0::bigint, top.seq - 32
          UNION ALL
-         SELECT CASE WHEN probe.early THEN probe.seq ELSE low END, CASE WHEN probe.early THEN high ELSE probe.seq - 1 END
+         SELECT CASE WHEN probe.early THEN probe.seq ELSE low END,
+                CASE WHEN probe.early THEN high ELSE probe.seq - 1 END
          FROM span CROSS JOIN LATERAL (
              SELECT m.seq, m.position <= asked.position AS early FROM messages m
              WHERE m.conversation_id = asked.conversation_id AND m.seq = (low + high + 1) / 2 LIMIT 1
