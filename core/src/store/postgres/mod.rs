@@ -24,8 +24,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection is replaced after this long, so that a moved database is found and memory is given back.
 const MAX_LIFETIME: Duration = Duration::from_secs(1_800);
 /// No statement of ours takes this long on a healthy server, and no lock is held as long; a transaction nobody goes on
-/// with is one whose process is gone, and it holds the partition's fence. Whatever the database's default is, a statement
-/// must see what others committed before it: a conflict is to be looked at, not to fail.
+/// with is one whose process is gone, and it holds the partition's fence. Whatever the database's default is, a
+/// statement must see what others committed before it: a conflict is to be looked at, not to fail.
 const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET statement_timeout = '15s'; \
      SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = '10s'";
 
