@@ -1,8 +1,8 @@
 //! A server process that cannot outlive the test process, however that one ends.
 //!
 //! Between the two stands a shell that waits for its standard input: a pipe only the test process holds. When the pipe
-//! closes, because the server was dropped or because the test process is gone, the shell ends the server and removes its
-//! folder.
+//! closes, because the server was dropped or because the test process is gone, the shell ends the server and removes
+//! its folder.
 
 use std::{
     env, fs,

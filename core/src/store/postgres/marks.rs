@@ -42,7 +42,7 @@ type Advance = (ConversationId, UserId, u64);
 impl Marks for PostgresStore {
     async fn advance(&self, mark: Mark, to: &[Advance]) -> Result<Vec<bool>, StoreError> {
         let mut moved = vec![false; to.len()];
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.pool.begin().await.map_err(failed)?;
         for round in rounds(to) {
             let asked: Vec<&Advance> = round.iter().map(|&index| &to[index]).collect();
             let answers = sqlx::query_scalar(ADVANCE)

@@ -9,7 +9,7 @@ use std::{collections::HashSet, str::FromStr, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool, Postgres, Row, Transaction,
+    ConnectOptions, Connection, PgConnection, PgPool, Row,
     migrate::Migrator,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -24,9 +24,10 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection is replaced after this long, so that a moved database is found and memory is given back.
 const MAX_LIFETIME: Duration = Duration::from_secs(1_800);
 /// No statement of ours takes this long on a healthy server, and no lock is held as long; a transaction nobody goes on
-/// with is one whose process is gone, and it holds the partition's fence.
-const LIMITS: &str = "SET statement_timeout = '15s'; SET lock_timeout = '5s'; \
-     SET idle_in_transaction_session_timeout = '10s'";
+/// with is one whose process is gone, and it holds the partition's fence. Whatever the database's default is, a
+/// statement must see what others committed before it: a conflict is to be looked at, not to fail.
+const SETTINGS: &str = "SET default_transaction_isolation = 'read committed'; SET statement_timeout = '15s'; \
+     SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = '10s'";
 
 /// The schema. Newer migrations than these are none of our business: the next version made them.
 fn migrations() -> Migrator {
@@ -64,7 +65,7 @@ impl PostgresStore {
             .max_lifetime(MAX_LIFETIME)
             .test_before_acquire(true)
             .after_connect(|connection, _| {
-                Box::pin(async move { sqlx::raw_sql(LIMITS).execute(connection).await.map(drop) })
+                Box::pin(async move { sqlx::raw_sql(SETTINGS).execute(connection).await.map(drop) })
             })
             .connect_with(options.application_name("everpost").disable_statement_logging());
         Ok(Self { pool: pool.await.map_err(failed)? })
@@ -104,11 +105,5 @@ impl PostgresStore {
         let applied = sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success").fetch_all(&self.pool);
         let applied: HashSet<i64> = applied.await.map_err(failed)?.into_iter().collect();
         Ok(migrations().iter().all(|migration| applied.contains(&migration.version)))
-    }
-
-    /// Begins a transaction that sees what others commit meanwhile, whatever the database's default is: a conflict is
-    /// to be looked at, not to fail.
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
-        self.pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await.map_err(failed)
     }
 }

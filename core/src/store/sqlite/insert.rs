@@ -47,7 +47,8 @@ impl Inserts {
 fn text(rows: usize) -> String {
     let rows = vec!["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"; rows].join(", ");
     format!(
-        "INSERT INTO messages (conversation_id, seq, position, created_ms, message_id, body, event, sender_id, key, data) \
+        "INSERT INTO messages \
+         (conversation_id, seq, position, created_ms, message_id, body, event, sender_id, key, data) \
          VALUES {rows} ON CONFLICT DO NOTHING"
     )
 }

@@ -51,8 +51,8 @@ SELECT COALESCE((SELECT max(m.seq) FROM messages m WHERE m.conversation_id = ask
 FROM json_each(?) AS asked
 ORDER BY asked.key";
 
-/// Positions grow with sequence numbers. Most who ask were away for a moment, so the last few events are looked through;
-/// for the others the sequence is halved until the place is found, however long they were away.
+/// Positions grow with sequence numbers. Most who ask were away for a moment, so the last few events are looked
+/// through; for the others the sequence is halved until the place is found, however long they were away.
 const LOCATE: &str = "
 WITH asked AS (
     SELECT one.key AS n, one.value ->> 0 AS conversation_id, one.value ->> 1 AS position,

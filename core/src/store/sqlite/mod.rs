@@ -33,6 +33,11 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for the writing connection.
 const WRITER_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 4;
+/// Memory for pages of the writer, in KiB: a batch touches a page or two of each conversation in it, and the default of
+/// two megabytes would write some of them twice.
+const WRITER_CACHE: &str = "-16384";
+/// How many pages the journal gathers before they move into the file. The default of a thousand is a single batch.
+const CHECKPOINT_EVERY: &str = "4000";
 
 /// The schema. Newer migrations than these are none of our business: the next version made them.
 fn migrations() -> Migrator {
@@ -122,7 +127,11 @@ async fn make_private(path: &Path) -> std::io::Result<()> {
 }
 
 async fn open_writer(options: SqliteConnectOptions) -> Result<SqlitePool, StoreError> {
-    let options = options.journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+    let options = options
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("cache_size", WRITER_CACHE)
+        .pragma("wal_autocheckpoint", CHECKPOINT_EVERY);
     // It is never replaced: while it is open the journal stays, which readers need and which saves its making.
     let pool = SqlitePoolOptions::new()
         .max_connections(1)
