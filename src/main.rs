@@ -1,18 +1,16 @@
 //! Everpost.
 
-mod cli;
+use clap::Parser as _;
 
-use clap::Parser;
-
-#[derive(Parser)]
+#[derive(clap::Parser)]
 #[command(name = "everpost", version)]
 enum Command {
     /// Puts load on running servers and reports what they take.
-    Bench(cli::bench::BenchArgs),
+    Bench(everpost::cli::bench::BenchArgs),
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let Command::Bench(args) = Command::parse();
-    cli::bench::run(args).await
+    everpost::cli::bench::run(args).await
 }

@@ -19,7 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A connection whose first frame, `connected`, has arrived.
 pub(super) struct Client {
     wire: Wire,
-    cursor: Option<String>,
 }
 
 impl Client {
@@ -28,17 +27,12 @@ impl Client {
         let connecting = async {
             let mut wire = Wire::connect(&endpoint.address).await?;
             upgrade(&mut wire, endpoint).await?;
-            let mut client = Self { wire, cursor: None };
+            let mut client = Self { wire };
             client.greet(scanner).await?;
             Ok(client)
         };
         let result = timeout(PATIENCE, connecting).await.unwrap_or_else(|_| Err(anyhow!("no answer in {PATIENCE:?}")));
         result.with_context(|| format!("connecting to {}{}", endpoint.address, endpoint.public_path()))
-    }
-
-    /// Where the server says this connection starts.
-    pub(super) fn cursor(&self) -> Option<&str> {
-        self.cursor.as_deref()
     }
 
     /// Queues a text frame; the next [`turn`](Self::turn) sends everything queued at once.
@@ -75,22 +69,16 @@ impl Client {
         Ok(Some(found.end))
     }
 
+    /// One frame at a time: what follows the greeting belongs to whoever reads next.
     async fn greet(&mut self, scanner: &Scanner) -> Result<()> {
-        loop {
-            // One frame at a time: what follows the greeting belongs to whoever reads next.
-            let mut greeting = None;
-            let used = self.next(scanner, &mut |event, text| {
-                greeting = (event == Event::Connected).then(|| scanner.cursor(text).map(<[u8]>::to_vec));
-            })?;
-            self.wire.consume(used.unwrap_or_default());
-            if let Some(cursor) = greeting {
-                self.cursor = cursor.and_then(|bytes| String::from_utf8(bytes).ok());
-                return Ok(());
-            }
-            if used.is_none() {
-                self.wire.turn().await?;
+        let mut greeted = false;
+        while !greeted {
+            match self.next(scanner, &mut |event, _| greeted = event == Event::Connected)? {
+                Some(used) => self.wire.consume(used),
+                None => self.wire.turn().await?,
             }
         }
+        Ok(())
     }
 }
 

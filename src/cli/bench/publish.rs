@@ -31,7 +31,7 @@ pub(super) struct PublishArgs {
     /// Measures pipelined XADD on this Redis before and after, in a scratch stream that is deleted.
     #[arg(long, value_name = "URL")]
     reference_redis: Option<String>,
-    /// Measures an append-only SQLite table in this folder before and after, in a scratch file that is deleted.
+    /// Measures appending to an embedded database in this folder before and after, in a scratch file that is deleted.
     #[arg(long, value_name = "DIR")]
     reference_sqlite: Option<PathBuf>,
     /// Puts the same load on the built-in in-memory server first.

@@ -7,6 +7,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    io,
     sync::{Arc, Mutex},
 };
 
@@ -26,9 +27,9 @@ use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{
-    io::AsyncReadExt as _,
     net::TcpListener,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::spawn_blocking,
 };
 
 use super::tally::lock;
@@ -50,7 +51,7 @@ pub(super) async fn serve() -> Result<()> {
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     tokio::select! {
         served = axum::serve(listener, router()).into_future() => Ok(served?),
-        _ = tokio::io::stdin().read_to_end(&mut Vec::new()) => Ok(()),
+        ended = spawn_blocking(|| io::copy(&mut io::stdin(), &mut io::sink())) => ended?.map(|_| ()).map_err(Into::into),
     }
 }
 

@@ -207,7 +207,12 @@ mod tests {
         let mine = sample("everpost", 1_234_567.4).text("durability", "fsynced");
         let reports =
             [sample("reference", 2_000.0), mine.clone(), mine.ratio(&sample("x", 1e6), &["deliveries_per_second"])];
-        insta::assert_snapshot!(table(&reports), @r"");
+        insta::assert_snapshot!(table(&reports), @r"
+        fanout                 reference   everpost  everpost / x
+        deliveries per second      2 000  1 234 567         1.235
+        lost                           0          0
+        durability                          fsynced
+        ");
     }
 
     #[test]

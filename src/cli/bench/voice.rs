@@ -116,7 +116,7 @@ impl Voice {
         if now - due > 2_000_000 { due } else { now }
     }
 
-    /// A UUIDv7 that ends in the count, so that an answer says which message it is for.
+    /// A `UUIDv7` that ends in the count, so that an answer says which message it is for.
     fn id(&mut self) -> Uuid {
         self.random[6..].copy_from_slice(&self.count.to_be_bytes());
         let millis = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis() as u64;

@@ -1,4 +1,4 @@
-//! An append-only SQLite table: one writer, an integer key, one fsync a batch.
+//! An append-only `SQLite` table: one writer, an integer key, one fsync a batch.
 
 use std::{
     path::{Path, PathBuf},

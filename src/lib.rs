@@ -1,0 +1,3 @@
+//! Everpost.
+
+pub mod cli;
