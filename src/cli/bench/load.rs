@@ -164,9 +164,12 @@ impl Load {
         sleep(WARM_UP).await;
         let tally = &self.course.tally;
         tally.forget_latencies();
-        let (started, cpu, before) = (Instant::now(), process::cpu_seconds(pids)?, tally.counts());
+        let myself = [std::process::id()];
+        let (started, before) = (Instant::now(), tally.counts());
+        let (cpu, own) = (process::cpu_seconds(pids)?, process::cpu_seconds(&myself)?);
         self.watch(seconds, progress).await;
-        let (elapsed, cpu, after) = (started.elapsed(), process::cpu_seconds(pids)? - cpu, tally.counts());
+        let (elapsed, after) = (started.elapsed(), tally.counts());
+        let (cpu, own) = (process::cpu_seconds(pids)? - cpu, process::cpu_seconds(&myself)? - own);
         let total = tally.total()?;
         self.finish().await;
         self.tasks.shutdown().await;
@@ -176,6 +179,7 @@ impl Load {
             deliveries: after.0 - before.0,
             acks: after.1 - before.1,
             cpu_seconds: (!pids.is_empty()).then_some(cpu),
+            generator_cores: own / elapsed.as_secs_f64(),
             latencies: total,
             end,
             faults: self.faults(),

@@ -14,6 +14,8 @@ pub(super) struct Outcome {
     pub(super) acks: u64,
     /// What the watched processes used in it.
     pub(super) cpu_seconds: Option<f64>,
+    /// Cores the generator itself kept busy, which the servers did not have.
+    pub(super) generator_cores: f64,
     /// The counts at its end, with its latencies.
     pub(super) latencies: Shard,
     /// The counts after the last message.
@@ -55,6 +57,7 @@ impl Outcome {
     fn promises(&self, report: Report) -> Report {
         let durability: Vec<_> = self.end.durability.iter().map(|(name, count)| format!("{name} ({count})")).collect();
         report
+            .number("generator_cores", self.generator_cores, 2)
             .count("lost", self.faults.lost)
             .count("twice", self.faults.twice)
             .count("out_of_order", self.faults.disordered)

@@ -15,6 +15,8 @@ use super::{
 
 /// A backlog that takes longer than this is reported as it is.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// So is one that has not become smaller for this long.
+const STALLED: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct PersistArgs {
@@ -96,10 +98,14 @@ fn acknowledged(load: &Load) -> u64 {
 
 async fn wait(database: &Postgres, conversations: &[String], goal: u64, progress: &Progress) -> Result<u64> {
     let until = Instant::now() + PATIENCE;
+    let (mut last, mut moved) = (0, Instant::now());
     loop {
         let reached = database.reached(conversations).await?;
         progress.say(format!("{reached} of {goal} stored"));
-        if reached >= goal || Instant::now() > until {
+        if reached > last {
+            (last, moved) = (reached, Instant::now());
+        }
+        if reached >= goal || Instant::now() > until || moved.elapsed() > STALLED {
             return Ok(reached);
         }
         sleep(Duration::from_millis(50)).await;

@@ -8,6 +8,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
+    net::Ipv4Addr,
     sync::{Arc, Mutex},
 };
 
@@ -27,7 +28,7 @@ use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::spawn_blocking,
 };
@@ -38,6 +39,8 @@ use super::tally::lock;
 const READ_BUFFER: usize = 4 << 10;
 /// A batch is written in pieces of this size; the buffer grows only when there is a batch.
 const WRITE_BUFFER: usize = 32 << 10;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 8_192;
 /// Messages of a room kept for clients that come back.
 const KEPT: usize = 1_000;
 /// Frames of a connection written before it reads again.
@@ -45,7 +48,7 @@ const BATCH: usize = 256;
 
 /// Listens on a free port of the loopback address until standard input ends.
 pub(super) async fn serve() -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let listener = listen()?;
     println!("http://{}", listener.local_addr()?);
     // Without nodelay a second small frame waits for the first one's acknowledgement; the peer lives with a failure.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
@@ -53,6 +56,13 @@ pub(super) async fn serve() -> Result<()> {
         served = axum::serve(listener, router()).into_future() => Ok(served?),
         ended = spawn_blocking(|| io::copy(&mut io::stdin(), &mut io::sink())) => ended?.map(|_| ()).map_err(Into::into),
     }
+}
+
+/// With the usual backlog a thousand clients at once overflow it, and then wait a second for their next attempt.
+fn listen() -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+    socket.listen(BACKLOG)
 }
 
 fn router() -> Router {
