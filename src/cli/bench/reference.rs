@@ -195,7 +195,15 @@ fn text(text: impl Into<Utf8Bytes>) -> Message {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{
+            load::{Load, Shape},
+            report::Progress,
+            target::{Socket, Target},
+            witness::Faults,
+        },
+        *,
+    };
 
     fn say(room: &mut Room) -> u64 {
         room.publish(&serde_json::from_str(r#"{"type":"text","id":"i","content":"hello"}"#).expect("a text"))
@@ -228,5 +236,25 @@ mod tests {
         let text = serde_json::from_str(r#"{"id":"i","content":"x"}"#).expect("a text");
         let ack: serde_json::Value = serde_json::from_str(&acknowledgement(&text, 7)).expect("JSON");
         assert_eq!((ack["id"].as_str(), ack["data"]["seq"].as_u64()), (Some("i"), Some(7)));
+    }
+
+    /// Serves on a free port until the test ends, as a target for the generator.
+    fn target() -> Target {
+        let listener = listen().expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound")).parse().expect("valid");
+        tokio::spawn(axum::serve(listener, router()).into_future());
+        Target { name: "reference", urls: vec![url], api_key: None, token_secret: None, socket: Socket::Conversation }
+    }
+
+    #[tokio::test]
+    async fn the_generator_finds_nothing_wrong_with_it() {
+        let shape = Shape { rooms: 3, listeners: 2, publishers: 2, window: 16, depth: 64, rate: None };
+        let load = Load::open(&target(), &shape).await.expect("connected");
+        let progress = Progress::new("test").expect("a valid style");
+        let outcome = load.measure(1, &[std::process::id()], &progress).await.expect("measured");
+        assert!(outcome.acks > 0 && outcome.deliveries >= outcome.acks, "{} {}", outcome.acks, outcome.deliveries);
+        assert_eq!((outcome.faults, outcome.unanswered), (Faults::default(), 0));
+        assert_eq!((outcome.end.errors, outcome.end.closed), (0, 0));
+        assert_eq!(outcome.end.deliveries, outcome.end.acks * 4, "everybody got everything");
     }
 }

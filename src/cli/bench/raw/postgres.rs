@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result};
 use sqlx::{AssertSqlSafe, PgPool, postgres::PgPoolOptions};
 use uuid::Uuid;
 
+use super::PAYLOAD;
+
 /// Rows a statement.
 const BATCH: i64 = 1_000;
 /// Statements under way at once.
@@ -48,7 +50,8 @@ impl Postgres {
         Ok(count as u64)
     }
 
-    /// The length of `body` and `data` in a stored message, so that the reference writes as much.
+    /// The length of `body` and `data` in a stored message, so that the reference writes as much;
+    /// without any, the length of its text.
     pub(crate) async fn sizes(&self, conversation: &str) -> Result<(usize, usize)> {
         let sizes: Option<(i32, i32)> = sqlx::query_as(
             "SELECT coalesce(octet_length(body), 0), coalesce(octet_length(data), 0) \
@@ -57,7 +60,7 @@ impl Postgres {
         .bind(conversation)
         .fetch_optional(&self.pool)
         .await?;
-        Ok(sizes.map_or((0, 0), |(body, data)| (body as usize, data as usize)))
+        Ok(sizes.map_or((PAYLOAD.len(), 0), |(body, data)| (body as usize, data as usize)))
     }
 
     /// Rows a second into a scratch table of the same shape, which is dropped afterwards.
