@@ -10,7 +10,7 @@ use everpost_core::role::Role;
 use everpost_workers::{Ports, WorkerMetrics};
 use prometheus_client::registry::Registry;
 use secrecy::SecretString;
-use tokio::task::JoinSet;
+use tokio::{net::TcpSocket, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,6 +20,9 @@ use crate::{
     gateway::{Gateway, GatewayConfig, GatewayMetrics},
     telemetry,
 };
+
+/// Clients that come back all at once wait here; the system's usual 128 would turn most of them away for a second.
+const BACKLOG: u32 = 8_192;
 
 /// What a process does.
 #[derive(Debug, Clone)]
@@ -104,10 +107,13 @@ impl App {
 }
 
 fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address)
+    let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+    socket.set_reuseaddr(true)?;
+    let listener = socket
+        .bind(address)
+        .and_then(|()| socket.listen(BACKLOG))
         .with_context(|| format!("cannot listen on {address}; is another program there? choose with --{flag}"))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    Ok(listener.into_std()?)
 }
 
 async fn serve_admin(

@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands talk to people and to pipes")]
 
+mod bench;
 mod client;
 mod doctor;
 mod flags;
@@ -62,6 +63,8 @@ enum Command {
     Tail(tail::TailArgs),
     /// Print the settings in force, secrets masked
     Config,
+    /// Put load on running servers and report what they take
+    Bench(bench::BenchArgs),
     /// Check Redis, the database and the limits of this machine, and say what to change
     Doctor,
 }
@@ -93,6 +96,12 @@ async fn obey(flags: &Flags, command: Command) -> anyhow::Result<ExitCode> {
         Command::Publish(args) => publish::run(flags, args).await.map(done),
         Command::Tail(args) => tail::run(flags, args).await.map(done),
         Command::Config => show_config::run(flags).map(done),
+        Command::Bench(args) => {
+            let settings = flags.settings()?;
+            let (api_key, token_secret) = (settings.api_key()?, settings.token_secret()?);
+            let credentials = bench::Credentials { api_key, token_secret, database_url: settings.database_url };
+            bench::run(args, credentials).await.map(done)
+        }
         Command::Doctor => doctor::run(flags).await,
     }
 }
