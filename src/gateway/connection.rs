@@ -220,26 +220,43 @@ impl Connection {
 
     async fn serve(&mut self) -> End {
         loop {
-            let outcome = self.turn().await;
-            if let Err(end) = outcome {
+            // What only a replay needs is allocated for its time, because most connections are idle most of the time.
+            let turn = if self.catchups.is_empty() { self.live().await } else { Box::pin(self.catching_up()).await };
+            if let Err(end) = turn {
                 return end;
             }
         }
     }
 
-    /// Waits for whatever comes first and deals with it.
-    async fn turn(&mut self) -> Result<(), End> {
-        let readable = self.session.in_flight.load(Ordering::Relaxed) < self.gateway.limits.max_in_flight;
+    /// Whether the client may say more: not while too many of its publishes are unanswered.
+    fn is_readable(&self) -> bool {
+        self.session.in_flight.load(Ordering::Relaxed) < self.gateway.limits.max_in_flight
+    }
+
+    /// Waits for something to send or to read, and deals with it.
+    async fn live(&mut self) -> Result<(), End> {
+        let readable = self.is_readable();
         tokio::select! {
             () = self.session.ready.notified() => Box::pin(self.drain()).await,
-            page = next_page(&mut self.catchups, &self.gateway), if !self.catchups.is_empty() => {
-                Box::pin(self.replayed(page)).await
-            }
-            received = self.socket.recv(), if readable => match received {
-                Some(Ok(message)) => Box::pin(self.receive(message)).await,
-                Some(Err(error)) => Err(self.broken(error)),
-                None => Err(End::Gone),
-            },
+            received = self.socket.recv(), if readable => Box::pin(self.received(received)).await,
+        }
+    }
+
+    /// The same, with pages of a replay in between.
+    async fn catching_up(&mut self) -> Result<(), End> {
+        let readable = self.is_readable();
+        tokio::select! {
+            () = self.session.ready.notified() => self.drain().await,
+            page = next_page(&mut self.catchups, &self.gateway) => self.replayed(page).await,
+            received = self.socket.recv(), if readable => self.received(received).await,
+        }
+    }
+
+    async fn received(&mut self, received: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+        match received {
+            Some(Ok(message)) => self.receive(message).await,
+            Some(Err(error)) => Err(self.broken(error)),
+            None => Err(End::Gone),
         }
     }
 

@@ -191,6 +191,17 @@ pub(super) struct PublishParameters {
     wait: Option<String>,
 }
 
+impl PublishParameters {
+    /// `?wait=stored` answers only when the database has the event.
+    fn waits(&self) -> Result<bool, ApiError> {
+        match self.wait.as_deref() {
+            None => Ok(false),
+            Some("stored") => Ok(true),
+            Some(_) => Err(ApiError::invalid("bad_request", "wait can only be: stored")),
+        }
+    }
+}
+
 pub(super) async fn post_message(
     State(gateway): State<Arc<Gateway>>,
     principal: Principal,
@@ -200,6 +211,7 @@ pub(super) async fn post_message(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let id = conversation_id(&id)?;
+    let waits = parameters.waits()?;
     let text = text(body, gateway.limits.max_message_bytes)?;
     let message: PostMessage = parse(&text)?;
     let body = parse::<RawBody<'_>>(&text)?.check(message.kind)?;
@@ -209,7 +221,7 @@ pub(super) async fn post_message(
     let draft = publish::message_draft(id.clone(), &Sender { id: &user, kind: &kind }, key, &body)?;
     let own = frame::message(&Record::place(&draft, 0, everpost_core::position::Position::ZERO));
     let receipt = gateway.publish(draft).await?;
-    let durability = gateway.wait_as_asked(&id, &receipt, parameters.wait.as_deref()).await?;
+    let durability = if waits { gateway.wait_until_stored(&id, &receipt).await? } else { receipt.durability };
     let stored = if receipt.duplicate { gateway.message(&id, receipt.seq).await? } else { own };
     let message = with_seq(stored.ok_or(ApiError::Internal)?, receipt.seq)?;
     let status = if receipt.duplicate { StatusCode::OK } else { StatusCode::CREATED };
@@ -367,22 +379,9 @@ impl Gateway {
         answered.await.map_err(|_| ApiError::Unavailable("the service is stopping"))?
     }
 
-    /// `?wait=stored` answers only when the database has the event.
-    async fn wait_as_asked(
-        &self,
-        conversation: &ConversationId,
-        receipt: &Receipt,
-        wait: Option<&str>,
-    ) -> Result<Durability, ApiError> {
-        match wait {
-            None => Ok(receipt.durability),
-            Some("stored") => {
-                let partition = self.partitions.of(conversation.as_str());
-                self.stored.wait(partition, receipt.position).await?;
-                Ok(Durability::Stored)
-            }
-            Some(_) => Err(ApiError::invalid("bad_request", "wait can only be: stored")),
-        }
+    async fn wait_until_stored(&self, id: &ConversationId, receipt: &Receipt) -> Result<Durability, ApiError> {
+        self.stored.wait(self.partitions.of(id.as_str()), receipt.position).await?;
+        Ok(Durability::Stored)
     }
 
     /// One message by its number, stored or not yet.

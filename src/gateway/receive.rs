@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use axum::extract::ws::Message;
 use everpost_core::{cursor::Cursor, name::ConversationId, relay::Signal, store::Mark};
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 
 use super::{
     close::Close,
@@ -159,13 +159,10 @@ impl std::convert::From<ApiError> for Refused {
 }
 
 fn ack(id: Option<&str>, conversation: &ConversationId, receipt: &Receipt) -> axum::extract::ws::Utf8Bytes {
-    let data = json!({
-        "message_id": receipt.message_id,
-        "seq": receipt.seq,
-        "duplicate": receipt.duplicate,
-        "durability": receipt.durability,
-    });
-    frame::plain("ack", Some(conversation.as_str()), id, data)
+    let Receipt { message_id, seq, duplicate, durability, .. } = receipt;
+    let data =
+        format!(r#"{{"message_id":"{message_id}","seq":{seq},"duplicate":{duplicate},"durability":"{durability}"}}"#);
+    frame::plain("ack", Some(conversation.as_str()), id, RawValue::from_string(data).ok())
 }
 
 impl super::Gateway {

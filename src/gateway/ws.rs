@@ -22,9 +22,10 @@ use super::{
     session::Session,
 };
 
-/// Small on purpose: these are held by every idle connection.
+/// Held by every idle connection, so small on purpose.
 const READ_BUFFER: usize = 2 * 1024;
-const WRITE_BUFFER: usize = 4 * 1024;
+/// Grows only as far as it is used; a larger one saves system calls when many frames wait.
+const WRITE_BUFFER: usize = 32 * 1024;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Parameters {
@@ -132,7 +133,8 @@ async fn admit(
             };
             let (user, expires) = (principal.user.clone(), principal.expires);
             let session = Session::new(user, expires, gateway.limits.max_queue_bytes, gateway.seconds());
-            Connection::new(gateway, Arc::new(session), principal, scope, socket).run(start).await;
+            // Boxed, so that what was needed to get here is not kept for the life of the connection.
+            Box::pin(Connection::new(gateway, Arc::new(session), principal, scope, socket).run(start)).await;
         }
         Err(close) => {
             gateway.metrics.refused();

@@ -2,6 +2,10 @@
 //!
 //! The shared connection pipelines whatever its users send at the same time. Every call has a deadline here, because
 //! the client would otherwise hide an outage for ten seconds. A call that timed out may have been carried out.
+//!
+//! Redis takes at most 16 KiB from a connection in one turn of its event loop, and flushes to disk once a turn. Large
+//! requests that share a connection would therefore wait for each other's flushes; each partition's appends have their
+//! own.
 
 use std::{future::Future, time::Duration};
 
@@ -30,14 +34,14 @@ impl Link {
         let unreadable = |_| LogError::Unsuitable("the Redis address is not of the form redis://host:port/db".into());
         let info = url.expose_secret().into_connection_info().map_err(unreadable)?;
         let client = Client::open(info.set_tcp_settings(TcpSettings::default().set_nodelay(true))).map_err(failed)?;
-        let config = ConnectionManagerConfig::new()
-            .set_response_timeout(Some(DEADLINE))
-            .set_connection_timeout(Some(Duration::from_secs(2)))
-            .set_number_of_retries(2)
-            .set_max_delay(Duration::from_millis(500))
-            .set_pipeline_buffer_size(1_024);
-        let shared = within(client.get_connection_manager_with_config(config)).await?;
+        let shared = within(client.get_connection_manager_with_config(config())).await?;
         Ok(Self { client, shared })
+    }
+
+    /// The same server over a connection that is shared with nobody else.
+    pub(crate) async fn another(&self) -> Result<Self, LogError> {
+        let shared = within(self.client.get_connection_manager_with_config(config())).await?;
+        Ok(Self { client: self.client.clone(), shared })
     }
 
     /// A connection for one reader that blocks; it has no response timeout, the reader sets its own deadline.
@@ -69,6 +73,15 @@ impl Link {
         fill(&mut invocation);
         within(invocation.invoke_async(&mut connection)).await
     }
+}
+
+fn config() -> ConnectionManagerConfig {
+    ConnectionManagerConfig::new()
+        .set_response_timeout(Some(DEADLINE))
+        .set_connection_timeout(Some(Duration::from_secs(2)))
+        .set_number_of_retries(2)
+        .set_max_delay(Duration::from_millis(500))
+        .set_pipeline_buffer_size(1_024)
 }
 
 async fn within<T>(call: impl Future<Output = RedisResult<T>>) -> Result<T, LogError> {

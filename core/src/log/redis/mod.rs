@@ -24,6 +24,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use redis::{Script, Value, cmd, pipe};
 use secrecy::SecretString;
+use tokio::sync::OnceCell;
 
 pub use self::settings::RedisSettings;
 use self::{follower::RedisFollower, keys::Keys, link::Link};
@@ -86,6 +87,8 @@ pub struct RedisLogConfig {
 #[derive(Clone)]
 pub struct RedisLog {
     link: Link,
+    /// For each partition, opened with its first append.
+    appenders: Arc<[OnceCell<Link>]>,
     keys: Keys,
     scripts: Arc<Scripts>,
     partitions: Partitions,
@@ -108,7 +111,8 @@ impl RedisLog {
         let keys = Keys::new(&config.prefix);
         let (epoch, partitions) = install(&link, &keys, config.partitions).await?;
         let scripts = Arc::new(Scripts::new());
-        let log = Self { link, keys, scripts, partitions, epoch, durability: config.durability };
+        let appenders = partitions.iter().map(|_| OnceCell::new()).collect();
+        let log = Self { link, appenders, keys, scripts, partitions, epoch, durability: config.durability };
         log.prepare().await?;
         Ok(log)
     }
@@ -213,8 +217,8 @@ impl Log for RedisLog {
 
     async fn append(&self, partition: Partition, drafts: &[Draft]) -> Result<Vec<Appended>, LogError> {
         let keys = &self.keys;
-        let reply: Vec<Value> = self
-            .link
+        let appender = self.appenders[partition.index()].get_or_try_init(|| self.link.another()).await?;
+        let reply: Vec<Value> = appender
             .script(&self.scripts.append, |call| {
                 call.key(keys.log(partition)).key(keys.meta(partition)).key(keys.tops(partition));
                 call.key(keys.new_identities(partition)).key(keys.old_identities(partition));
