@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
 /// Milliseconds since the Unix epoch.
 pub fn now_ms() -> u64 {
@@ -12,10 +12,12 @@ pub fn now_ms() -> u64 {
 
 /// The same instant as RFC 3339 in UTC, with milliseconds; the epoch itself for values no calendar holds.
 pub fn rfc3339(ms: u64) -> String {
+    const FORMAT: &[BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
         .ok()
-        .and_then(|at| at.format(&Rfc3339).ok())
-        .unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned())
+        .and_then(|at| at.format(FORMAT).ok())
+        .unwrap_or_else(|| "1970-01-01T00:00:00.000Z".to_owned())
 }
 
 #[cfg(test)]
@@ -29,6 +31,6 @@ mod tests {
 
     #[test]
     fn a_nonsensical_instant_is_the_epoch() {
-        assert_eq!(rfc3339(u64::MAX), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(u64::MAX), "1970-01-01T00:00:00.000Z");
     }
 }

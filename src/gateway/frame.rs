@@ -157,7 +157,7 @@ mod tests {
         cursor.advance(Partition(0), Position::new(1, 9));
         let json: Value = serde_json::from_str(&frame.with_cursor(&cursor)).expect("valid JSON");
         assert_eq!(json["cursor"], cursor.encode());
-        assert_eq!(json["timestamp"], "2023-11-14T22:13:20Z");
+        assert_eq!(json["timestamp"], "2023-11-14T22:13:20.000Z");
     }
 
     #[test]

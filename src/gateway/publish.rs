@@ -16,7 +16,6 @@ use everpost_core::{
     partition::{Partition, Partitions},
     position::Position,
 };
-use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -81,20 +80,6 @@ impl Publisher {
     }
 }
 
-#[derive(Serialize)]
-struct Message<'a> {
-    message_id: Uuid,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    content: &'a RawValue,
-    sender_id: &'a str,
-    sender_type: &'a str,
-    is_important: bool,
-    reply_to_message_id: Option<&'a str>,
-    extra_metadata: Option<&'a RawValue>,
-    created_at: String,
-}
-
 /// The draft of a chat message.
 pub(crate) fn message_draft(
     conversation: ConversationId,
@@ -102,24 +87,25 @@ pub(crate) fn message_draft(
     key: Option<Key>,
     body: &Body,
 ) -> Result<Draft, ApiError> {
-    let raw = |text: &String| RawValue::from_string(text.clone()).map_err(|_| ApiError::Internal);
-    let (content, extra) = (raw(&body.content)?, body.extra_metadata.as_ref().map(raw).transpose()?);
     let (message_id, created_ms) = (Uuid::now_v7(), now_ms());
-    let message = Message {
-        message_id,
-        kind: body.kind.as_str(),
-        content: &content,
-        sender_id: sender.id.as_str(),
-        sender_type: sender.kind,
-        is_important: body.is_important,
-        reply_to_message_id: body.reply_to_message_id.as_deref(),
-        extra_metadata: extra.as_deref(),
-        created_at: rfc3339(created_ms),
-    };
-    let data = serde_json::to_string(&message).map_err(|_| ApiError::Internal)?.into();
+    let data = message_data(message_id, created_ms, sender, body).into();
     let name = EventName::new(EventName::NEW_MESSAGE).map_err(|_| ApiError::Internal)?;
     let (sender, body) = (sender.id.clone(), body.digest());
     Ok(Draft { conversation, name, message_id, sender, key, body, created_ms, data, verified: false })
+}
+
+/// The message as clients see it, put together from parts that are JSON already: names are safe by their rules, content
+/// and metadata were parsed when they came in.
+fn message_data(message_id: Uuid, created_ms: u64, sender: &Sender<'_>, body: &Body) -> String {
+    let Body { kind, content, is_important, reply_to_message_id, extra_metadata } = body;
+    let kind = kind.as_str();
+    let sender_type = serde_json::to_string(sender.kind).unwrap_or_default();
+    let reply = reply_to_message_id.as_ref().map_or("null".to_owned(), |id| format!("\"{id}\""));
+    let extra = extra_metadata.as_deref().unwrap_or("null");
+    let (sender_id, created_at) = (sender.id, rfc3339(created_ms));
+    format!(
+        r#"{{"message_id":"{message_id}","type":"{kind}","content":{content},"sender_id":"{sender_id}","sender_type":{sender_type},"is_important":{is_important},"reply_to_message_id":{reply},"extra_metadata":{extra},"created_at":"{created_at}"}}"#
+    )
 }
 
 /// The draft of any other event.

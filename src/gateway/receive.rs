@@ -3,8 +3,14 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use axum::extract::ws::Message;
-use everpost_core::{cursor::Cursor, name::ConversationId, relay::Signal, store::Mark};
-use serde_json::{json, value::RawValue};
+use everpost_core::{
+    clock::{now_ms, rfc3339},
+    cursor::Cursor,
+    name::ConversationId,
+    relay::Signal,
+    store::Mark,
+};
+use serde_json::json;
 
 use super::{
     close::Close,
@@ -158,11 +164,15 @@ impl std::convert::From<ApiError> for Refused {
     }
 }
 
+/// Written out, because a busy sender gets one for each of its messages.
 fn ack(id: Option<&str>, conversation: &ConversationId, receipt: &Receipt) -> axum::extract::ws::Utf8Bytes {
     let Receipt { message_id, seq, duplicate, durability, .. } = receipt;
-    let data =
-        format!(r#"{{"message_id":"{message_id}","seq":{seq},"duplicate":{duplicate},"durability":"{durability}"}}"#);
-    frame::plain("ack", Some(conversation.as_str()), id, RawValue::from_string(data).ok())
+    let id = id.and_then(|id| serde_json::to_string(id).ok()).map_or(String::new(), |id| format!(r#","id":{id}"#));
+    let now = rfc3339(now_ms());
+    format!(
+        r#"{{"event":"ack","conversation_id":"{conversation}"{id},"data":{{"message_id":"{message_id}","seq":{seq},"duplicate":{duplicate},"durability":"{durability}"}},"timestamp":"{now}"}}"#
+    )
+    .into()
 }
 
 impl super::Gateway {

@@ -215,8 +215,9 @@ impl Body {
 }
 
 fn canonical(json: &str) -> String {
-    // The short form of a text message is canonical already, and by far the most frequent.
-    if json.starts_with(r#"{"text":""#) && !json[9..].contains(['"', '\\', ' ']) {
+    // A plain text without escapes is canonical already, and by far the most frequent.
+    let plain = json.strip_prefix(r#"{"text":""#).and_then(|rest| rest.strip_suffix(r#""}"#));
+    if plain.is_some_and(|text| !text.contains(['"', '\\'])) {
         return json.to_owned();
     }
     serde_json::from_str::<Value>(json).map_or_else(|_| json.to_owned(), |value| value.to_string())

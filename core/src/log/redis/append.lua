@@ -2,10 +2,14 @@
 -- Appends drafts of one partition as one stream entry, or says for each why not.
 --
 -- KEYS  log, meta, tops, identities (new), identities (old)
--- ARGV  generation, leeway ms, number of conversations, their names, then six values for each draft:
---       conversation (index), identity, minted ms, header tail, data, message id and body digest
+-- ARGV  generation, leeway ms, number of conversations, their names,
+--       for all drafts together: conversation of each (one byte, counted from 1), minted ms of each, events as lines,
+--       then the identity of each, then message id and body digest of each
 -- Reply {offset before the first, answer, …}; an answer is a seq, the first event's particulars, 0 (unverified)
 --       or -1 (unhydrated).
+--
+-- The entry is {seqs, events}: a number for each line, 0 for a line that was not accepted. The lines stay one string
+-- on their way through here; taking them apart would cost more than everything else.
 --
 -- A script is isolated but not rolled back: everything is decided before the first write, and the write that could
 -- fail goes first.
@@ -25,21 +29,35 @@ for c = 1, known do
   end
 end
 
-local first = 4 + known
-local count = (#ARGV - first + 1) / 6
-local identities = {}
-for i = 1, count do
-  identities[i] = ARGV[first + 6 * (i - 1) + 1]
+local at = 4 + known
+local conversations, mints, events = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+local count = #conversations
+local identity, particular = at + 2, at + 2 + count
+local new = redis.call('HMGET', KEYS[4], unpack(ARGV, identity + 1, identity + count))
+local old = {}
+if redis.call('EXISTS', KEYS[5]) == 1 then
+  old = redis.call('HMGET', KEYS[5], unpack(ARGV, identity + 1, identity + count))
 end
-local new = redis.call('HMGET', KEYS[4], unpack(identities))
-local old = redis.call('HMGET', KEYS[5], unpack(identities))
 
-local answers, fields, remembered, within, held, changed = {last}, {}, {}, {}, {}, {}
+-- Read only when a conversation has history, which is when it matters.
+local minted
+local function minted_of(i)
+  if not minted then
+    minted = {}
+    for ms in string.gmatch(mints, '%d+') do
+      minted[#minted + 1] = tonumber(ms)
+    end
+  end
+  return minted[i]
+end
+
+local answers, numbers, remembered, within, held, changed = {last}, {}, {}, {}, {}, {}
 local offset = last
 for i = 1, count do
-  local at = first + 6 * (i - 1)
-  local c = tonumber(ARGV[at])
-  local prior = new[i] or old[i] or within[identities[i]]
+  local c = string.byte(conversations, i)
+  local id = ARGV[identity + i]
+  local prior = new[i] or old[i] or within[id]
+  numbers[i] = 0
   if prior then
     answers[i + 1] = prior
   elseif held[c] then
@@ -47,25 +65,25 @@ for i = 1, count do
   elseif not seqs[c] then
     held[c] = -1
     answers[i + 1] = -1
-  elseif born[c] < known_since and tonumber(ARGV[at + 2]) < known_since + leeway then
+  elseif born[c] < known_since and minted_of(i) < known_since + leeway then
     held[c] = 0
     answers[i + 1] = 0
   else
+    local seq = seqs[c] + 1
     offset = offset + 1
-    seqs[c] = seqs[c] + 1
+    seqs[c] = seq
     changed[c] = true
-    fields[#fields + 1] = '1 ' .. seqs[c] .. ' ' .. ARGV[at + 3]
-    fields[#fields + 1] = ARGV[at + 4]
-    local particulars = seqs[c] .. ' ' .. generation .. '-' .. offset .. ' ' .. ARGV[at + 5]
-    within[identities[i]] = particulars
-    remembered[#remembered + 1] = identities[i]
+    local particulars = seq .. ' ' .. generation .. '-' .. offset .. ' ' .. ARGV[particular + i]
+    within[id] = particulars
+    remembered[#remembered + 1] = id
     remembered[#remembered + 1] = particulars
-    answers[i + 1] = seqs[c]
+    numbers[i] = seq
+    answers[i + 1] = seq
   end
 end
 
 if offset > last then
-  redis.call('XADD', KEYS[1], generation .. '-' .. offset, unpack(fields))
+  redis.call('XADD', KEYS[1], generation .. '-' .. offset, 'seqs', table.concat(numbers, ' '), 'events', events)
   local moved = {}
   for c in pairs(changed) do
     moved[#moved + 1] = ARGV[3 + c]

@@ -1,7 +1,7 @@
 //! The log on Redis Streams: one stream for each partition, one consumer group for each role.
 //!
 //! ```text
-//! everpost:{3}:log              stream; an entry is one append: field = header, value = data, for each event
+//! everpost:{3}:log              stream; an entry is one append: seqs, and events as lines (0 for a line not accepted)
 //! everpost:{3}:meta             generation, last offset, at:<role> = position acknowledged
 //! everpost:{3}:tops             conversation -> "seq born_ms"
 //! everpost:{3}:identities:new   identity -> what a repeat is told (and :old, the window before)
@@ -160,25 +160,32 @@ impl RedisLog {
     }
 
     fn append_arguments(drafts: &[Draft], call: &mut redis::ScriptInvocation<'_>) {
-        let mut conversations: Vec<&str> = Vec::new();
-        let indexes: Vec<usize> = drafts.iter().map(|draft| index_of(&mut conversations, draft)).collect();
-        call.arg(GENERATION).arg(CLOCK_LEEWAY_MS).arg(conversations.len()).arg(conversations);
-        for (draft, index) in drafts.iter().zip(indexes) {
-            call.arg(index).arg(&draft.identity().0[..]).arg(draft.minted_ms().min(1 << 50));
-            call.arg(draft.header_tail()).arg(draft.data.as_bytes());
+        let mut names: Vec<&str> = Vec::new();
+        let conversations: Vec<u8> = drafts.iter().map(|draft| index_of(&mut names, draft)).collect();
+        let minted: Vec<String> = drafts.iter().map(|draft| draft.minted_ms().min(1 << 50).to_string()).collect();
+        let mut events = Vec::with_capacity(drafts.iter().map(|draft| draft.data.len() + 256).sum());
+        drafts.iter().for_each(|draft| wire::push_line(&mut events, &draft.header_tail(), &draft.data));
+        call.arg(GENERATION).arg(CLOCK_LEEWAY_MS).arg(names.len()).arg(names);
+        call.arg(conversations).arg(minted.join(" ")).arg(events);
+        for draft in drafts {
+            call.arg(&draft.identity().0[..]);
+        }
+        for draft in drafts {
             call.arg([draft.message_id.as_bytes().as_slice(), &draft.body.0].concat());
         }
     }
 }
 
-/// Where the draft's conversation stands in the list, counted from 1, added if it is new.
-fn index_of<'a>(conversations: &mut Vec<&'a str>, draft: &'a Draft) -> usize {
+/// Where the draft's conversation stands in the list, counted from 1, added if it is new. A batch has no more than
+/// [`MAX_BATCH`] of them, so a byte holds it.
+fn index_of<'a>(names: &mut Vec<&'a str>, draft: &'a Draft) -> u8 {
     let name = draft.conversation.as_str();
-    let known = conversations.iter().position(|&known| known == name);
-    known.unwrap_or_else(|| {
-        conversations.push(name);
-        conversations.len() - 1
-    }) + 1
+    let known = names.iter().position(|&known| known == name);
+    let index = known.unwrap_or_else(|| {
+        names.push(name);
+        names.len() - 1
+    });
+    (index + 1) as u8
 }
 
 /// Reads what the installation was set up with, or sets it up.

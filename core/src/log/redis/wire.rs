@@ -5,7 +5,7 @@ use redis::Value;
 use uuid::Uuid;
 
 use crate::{
-    event::Record,
+    event::{HEADER_VERSION, Record},
     identity::Digest,
     log::{Appended, Prior},
     position::Position,
@@ -46,16 +46,47 @@ pub(crate) fn streams(reply: Value) -> impl Iterator<Item = (Vec<u8>, Vec<Entry>
 fn entry(value: Value) -> Option<Entry> {
     let [id, fields] = <[Value; 2]>::try_from(items(value)).ok()?;
     let id = position(std::str::from_utf8(&bulk(id)?).ok()?)?;
-    let mut pairs = Vec::new();
-    let mut fields = items(fields).into_iter();
-    while let (Some(header), Some(data)) = (fields.next(), fields.next()) {
-        pairs.push((Bytes::from(bulk(header)?), Bytes::from(bulk(data)?)));
+    Some(Entry { id, records: records(id, items(fields)).unwrap_or_default() })
+}
+
+/// The accepted lines of an entry, each with its number; the last one stands at the entry's id.
+fn records(id: Position, fields: Vec<Value>) -> Option<Vec<Record>> {
+    let [_, seqs, _, events] = <[Value; 4]>::try_from(fields).ok()?;
+    let seqs = String::from_utf8(bulk(seqs)?).ok()?;
+    let numbered = seqs.split(' ').zip(lines(bulk(events)?.into())).filter(|(seq, _)| *seq != "0");
+    let mut records: Vec<Record> = numbered.map(|(seq, (tail, data))| numbered_record(seq, &tail, data)).collect();
+    let before = id.back(records.len() as u64).offset();
+    for (at, record) in records.iter_mut().enumerate() {
+        record.position = Position::new(id.generation(), before + 1 + at as u64);
     }
-    let before = id.back(pairs.len() as u64).offset();
-    let place = |at: usize| Position::new(id.generation(), before + 1 + at as u64);
-    let records =
-        pairs.into_iter().enumerate().map(|(at, (header, data))| Record { position: place(at), header, data });
-    Some(Entry { id, records: records.collect() })
+    Some(records)
+}
+
+fn numbered_record(seq: &str, tail: &[u8], data: Bytes) -> Record {
+    let header = [HEADER_VERSION.as_bytes(), b" ", seq.as_bytes(), b" ", tail].concat();
+    Record { position: Position::ZERO, header: header.into(), data }
+}
+
+/// Adds a header and its data as one line: a tab between them, which no header has, and a line feed behind, which JSON
+/// has only between its tokens, where a space means the same.
+pub(crate) fn push_line(lines: &mut Vec<u8>, header: &str, data: &str) {
+    lines.extend_from_slice(header.as_bytes());
+    lines.push(b'\t');
+    let start = lines.len();
+    lines.extend_from_slice(data.as_bytes());
+    lines[start..].iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
+    lines.push(b'\n');
+}
+
+/// Header and data of each line, without copying them.
+pub(crate) fn lines(text: Bytes) -> impl Iterator<Item = (Bytes, Bytes)> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let tab = memchr::memchr(b'\t', &rest)?;
+        let end = tab + memchr::memchr(b'\n', &rest[tab..])?;
+        let line = rest.split_to(end + 1);
+        Some((line.slice(..tab), line.slice(tab + 1..end)))
+    })
 }
 
 /// The fields of an entry as they are, for streams that hold something else.
@@ -124,10 +155,22 @@ mod tests {
 
     #[test]
     fn an_entry_counts_its_records_back_from_its_id() {
-        let fields = Value::Array(["h1", "d1", "h2", "d2"].map(text).to_vec());
-        let reply = Value::Array(vec![Value::Array(vec![text("1-9"), fields])]);
-        let positions: Vec<_> = entries(reply).flat_map(|entry| entry.records).map(|r| r.position.offset()).collect();
-        assert_eq!(positions, [8, 9]);
+        let mut events = Vec::new();
+        ["a", "b", "c"].iter().for_each(|tail| push_line(&mut events, tail, "{\n}"));
+        let fields = ["seqs", "4 0 5", "events"].map(text).into_iter().chain([Value::BulkString(events)]).collect();
+        let reply = Value::Array(vec![Value::Array(vec![text("1-9"), Value::Array(fields)])]);
+        let records: Vec<_> = entries(reply).flat_map(|entry| entry.records).collect();
+        let offsets: Vec<_> = records.iter().map(|record| record.position.offset()).collect();
+        assert_eq!(offsets, [8, 9], "a line that was not accepted takes no offset");
+        assert_eq!((&records[1].header[..], &records[1].data[..]), (&b"1 5 c"[..], &b"{ }"[..]));
+    }
+
+    #[test]
+    fn lines_cut_short_end_the_reading() {
+        let mut whole = Vec::new();
+        push_line(&mut whole, "header", "{}");
+        assert_eq!(lines(whole.clone().into()).count(), 1);
+        assert!((0..whole.len()).all(|cut| lines(whole[..cut].to_vec().into()).count() == 0));
     }
 
     #[test]

@@ -82,20 +82,28 @@ fn parcel(fields: Vec<Vec<u8>>) -> Option<Parcel> {
     match (fields.next()?.as_slice(), fields.next()?) {
         (b"records", partition) => {
             let partition = Partition(std::str::from_utf8(&partition).ok()?.parse().ok()?);
-            let mut records = Vec::with_capacity(fields.len() / 2);
-            while let (Some(header), Some(data)) = (fields.next(), fields.next()) {
-                records.push(record(header.into(), data.into())?);
-            }
-            Some(Parcel::Records { partition, records })
+            Some(Parcel::Records { partition, records: unpack(&fields.next()?, fields.next()?.into())? })
         }
         (b"signal", signal) => serde_json::from_slice(&signal).ok().map(Parcel::Signal),
         _ => None,
     }
 }
 
-fn record(mut header: Bytes, data: Bytes) -> Option<Record> {
-    let space = header.iter().position(|&byte| byte == b' ')?;
-    let id = header.split_to(space);
-    let position = wire::position(std::str::from_utf8(&id).ok()?)?;
-    Some(Record { position, header: header.slice(1..), data })
+/// The positions of records, and the records as lines.
+pub(super) fn pack(records: &[Record]) -> (String, Vec<u8>) {
+    let positions: Vec<String> = records.iter().map(|record| wire::id(record.position)).collect();
+    let mut lines = Vec::with_capacity(records.iter().map(|record| record.header.len() + record.data.len() + 2).sum());
+    for record in records {
+        lines.extend_from_slice(&record.header);
+        lines.push(b'\t');
+        lines.extend_from_slice(&record.data);
+        lines.push(b'\n');
+    }
+    (positions.join(" "), lines)
+}
+
+fn unpack(positions: &[u8], lines: Bytes) -> Option<Vec<Record>> {
+    let positions = std::str::from_utf8(positions).ok()?.split(' ').map(wire::position);
+    let placed = positions.zip(wire::lines(lines));
+    placed.map(|(position, (header, data))| Some(Record { position: position?, header, data })).collect()
 }

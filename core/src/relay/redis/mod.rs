@@ -26,7 +26,7 @@ use super::{Inbox, Parcel, Relay, Topic};
 use crate::{
     log::{
         Log, LogError,
-        redis::{RedisLog, keys::Keys, link::Link, wire},
+        redis::{RedisLog, keys::Keys, link::Link},
     },
     name::InstanceId,
     partition::{Partition, Partitions},
@@ -201,11 +201,8 @@ impl Relay for RedisRelay {
             let add = send.cmd("XADD").arg(self.keys.inbox(instance)).arg("NOMKSTREAM").arg("*");
             match parcel {
                 Parcel::Records { partition, records } => {
-                    add.arg("records").arg(partition.0);
-                    for record in records {
-                        let header = [wire::id(record.position).as_bytes(), b" ", &record.header].concat();
-                        add.arg(header).arg(&record.data[..]);
-                    }
+                    let (positions, lines) = inbox::pack(records);
+                    add.arg("records").arg(partition.0).arg(positions).arg(lines);
                 }
                 Parcel::Signal(signal) => {
                     add.arg("signal").arg(serde_json::to_vec(signal).map_err(LogError::unavailable)?);
