@@ -33,7 +33,7 @@ use super::{
     wire::{self, RawBody},
 };
 
-const MAX_PARTICIPANTS: usize = 1_000;
+const MAX_PARTICIPANTS: usize = 2_000;
 const MAX_TITLE_CHARS: usize = 200;
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
