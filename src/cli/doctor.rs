@@ -8,7 +8,7 @@ use everpost_core::{
 };
 use secrecy::SecretString;
 
-use super::flags::Flags;
+use super::{explain, flags::Flags};
 use crate::config::EngineSettings;
 
 /// Fewer open files than this are too few for a gateway with its default limits.
@@ -51,7 +51,7 @@ pub(super) async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
 async fn redis(config: &RedisLogConfig) -> Vec<Finding> {
     let settings = match RedisLog::settings(&config.url).await {
         Ok(settings) => settings,
-        Err(error) => return vec![Finding::wrong("redis", format!("{:#}", anyhow::Error::from(error)))],
+        Err(error) => return vec![Finding::wrong("redis", explain(&error.into()))],
     };
     let mut faults = settings.faults();
     if config.durability == Durability::Fsync {
@@ -74,7 +74,7 @@ async fn postgres(url: &SecretString) -> Vec<Finding> {
     };
     let report = match report {
         Ok(report) => report,
-        Err(error) => return vec![Finding::wrong("database", format!("{:#}", anyhow::Error::from(error)))],
+        Err(error) => return vec![Finding::wrong("database", explain(&error.into()))],
     };
     let mut findings = Vec::new();
     if !report.fsync || report.synchronous_commit == "off" {
@@ -102,7 +102,7 @@ async fn sqlite(path: &std::path::Path) -> Vec<Finding> {
         Ok(report) => {
             vec![Finding::fine("database", format!("SQLite {}, {} journal", report.version, report.journal_mode))]
         }
-        Err(error) => vec![Finding::wrong("database", format!("{:#}", anyhow::Error::from(error)))],
+        Err(error) => vec![Finding::wrong("database", explain(&error.into()))],
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) struct Flags {
     /// text or json [default: text]
     #[arg(long, global = true, value_name = "FORMAT")]
     log_format: Option<String>,
-    /// Which log lines to write, as RUST_LOG has it [default: info]
+    /// Which log lines to write, such as debug or warn,everpost=debug [default: info]
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
 }

@@ -107,14 +107,28 @@ async fn obey(flags: &Flags, command: Command) -> anyhow::Result<ExitCode> {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("everpost: {error:#}");
+    eprintln!("everpost: {}", explain(error));
     let is_configuration = error.chain().any(|cause| cause.is::<ConfigError>());
     if is_configuration { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::FAILURE }
+}
+
+/// The error and its causes in one line. Many libraries say of an error what its cause says; once is enough.
+fn explain(error: &anyhow::Error) -> String {
+    let mut words: Vec<String> = error.chain().map(ToString::to_string).collect();
+    words.dedup_by(|cause, effect| effect.ends_with(cause.as_str()));
+    words.join(": ")
 }
 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    #[test]
+    fn a_cause_that_says_nothing_new_is_left_out() {
+        let refused = || std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "refused");
+        let error = anyhow::Error::from(refused()).context("trying: refused").context("opening");
+        assert_eq!(super::explain(&error), "opening: trying: refused");
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

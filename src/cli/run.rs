@@ -60,6 +60,10 @@ async fn run(flags: &Flags, plan: Plan, welcomes: bool) -> anyhow::Result<()> {
         pid = std::process::id(),
         "everpost is starting"
     );
+    if plan.gateway && settings.redis_url.is_some() && settings.is_development() {
+        let data_dir = settings.data_dir.display();
+        tracing::warn!(%data_dir, "the token secret is this gateway's own; set token_secret and api_key to share them");
+    }
     if welcomes && settings.is_development() {
         welcome::print(&settings, &app, plan.admin).await?;
     }

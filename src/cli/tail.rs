@@ -11,6 +11,9 @@ use tokio_tungstenite::{
 use super::{client::ServerArgs, flags::Flags, token};
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "everpost tail [OPTIONS] CONVERSATION\n       everpost tail [OPTIONS] --user ID [CONVERSATION]"
+)]
 pub(super) struct TailArgs {
     /// Which conversation; without one, everything of --user
     conversation: Option<String>,

@@ -18,7 +18,7 @@ pub(super) struct TokenArgs {
     /// How long it lasts
     #[arg(long, value_name = "TIME", default_value = "1h")]
     ttl: humantime::Duration,
-    /// Becomes sender_type [default: user]
+    /// What its messages name as the type of their sender [default: user]
     #[arg(long, value_name = "ROLE")]
     role: Option<String>,
     /// The device, which then has a cursor of its own on the server

@@ -1,6 +1,6 @@
 //! The loops that carry events from the log to where they belong.
 //!
-//! A [`Worker`] is a step: a bounded amount of work that says whether there was any. [`drive`] repeats it and owns
+//! A [`Worker`] is a step: a bounded amount of work that says whether there was any. [`drive()`] repeats it and owns
 //! waiting, backing off and stopping; tests call the step. Workers do not know each other: they meet in the log and the
 //! store. Every step may be repeated, acknowledgements come last.
 //!

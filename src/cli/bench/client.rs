@@ -15,6 +15,10 @@ use super::{
 
 /// How long a server may take to accept a connection.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The close code of a server whose limits are made for people, 4029.
+const TOO_MANY: [u8; 2] = 4029_u16.to_be_bytes();
+/// What such a server has to be told.
+const ROOM: &str = "--max-connections 20000 --max-connections-per-user 100 --max-connections-per-address 20000";
 
 /// A connection whose first frame, `connected`, has arrived.
 pub(super) struct Client {
@@ -63,6 +67,9 @@ impl Client {
                 event => each(event, payload),
             },
             frame::PING => frame::encode(frame::PONG, payload, output),
+            frame::CLOSE if payload.starts_with(&TOO_MANY) => {
+                bail!("closed: {}; start the server with {ROOM}", close_reason(payload))
+            }
             frame::CLOSE => bail!("closed: {}", close_reason(payload)),
             _ => {}
         }
