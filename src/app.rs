@@ -39,28 +39,17 @@ pub struct Plan {
 pub struct App {
     engine: Engine,
     plan: Plan,
-    clients: Option<TcpListener>,
-    admin: Option<TcpListener>,
-    gateway: GatewayConfig,
-    api_key: SecretString,
+    clients: Option<(TcpListener, GatewayConfig)>,
+    admin: Option<(TcpListener, Option<SecretString>)>,
 }
 
 impl App {
     /// Binds first, so that a taken port is known at once, then opens the engine.
     pub async fn open(settings: &Settings, plan: Plan) -> anyhow::Result<Self> {
-        let clients = plan.gateway.then(|| bind(settings.listen, "listen")).transpose()?;
-        let admin = plan.admin.map(|address| bind(address, "admin-listen")).transpose()?;
-        let api_key = settings.api_key()?;
-        let gateway = GatewayConfig {
-            token_secret: settings.token_secret()?,
-            api_key: Some(api_key.clone()),
-            query_tokens: settings.query_tokens,
-            allowed_origins: settings.allowed_origins.clone(),
-            limits: settings.limits(),
-            drain_spread: settings.drain_spread,
-        };
+        let clients = plan.gateway.then(|| clients(settings)).transpose()?;
+        let admin = plan.admin.map(|address| admin_listener(settings, address)).transpose()?;
         let engine = Engine::open(&settings.engine()?).await?;
-        Ok(Self { engine, plan, clients, admin, gateway, api_key })
+        Ok(Self { engine, plan, clients, admin })
     }
 
     /// What the process works with.
@@ -75,22 +64,21 @@ impl App {
 
     /// Where clients connect.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.clients.as_ref().and_then(|listener| listener.local_addr().ok())
+        self.clients.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
     }
 
     /// Runs every part until told to stop, or until one of them ends by itself, which ends the others.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { engine, plan, clients, admin, gateway, api_key } = self;
+        let Self { engine, plan, clients, admin } = self;
         let mut registry = telemetry::registry();
         let (worker_metrics, gateway_metrics) = (WorkerMetrics::default(), GatewayMetrics::default());
         worker_metrics.register(&mut registry);
         gateway_metrics.register(&mut registry);
         let mut parts = JoinSet::new();
-        if let Some(listener) = admin {
-            let key = listener.local_addr().is_ok_and(|at| !at.ip().is_loopback()).then_some(api_key);
+        if let Some((listener, key)) = admin {
             parts.spawn(serve_admin(listener, Arc::new(registry), key, stop.clone()));
         }
-        if let Some(listener) = clients {
+        if let Some((listener, gateway)) = clients {
             let Ports { log, store, relay, .. } = engine.ports.clone();
             let gateway = Gateway::start(gateway, log, store, relay, gateway_metrics, stop.clone()).await?;
             parts.spawn(async move { gateway.serve(listener).await.context("serving clients") });
@@ -104,6 +92,26 @@ impl App {
         }
         join(parts, stop).await
     }
+}
+
+/// The client listener and what its gateway needs; only here are secrets made, where they are used.
+fn clients(settings: &Settings) -> anyhow::Result<(TcpListener, GatewayConfig)> {
+    let listener = bind(settings.listen, "listen")?;
+    let gateway = GatewayConfig {
+        token_secret: settings.token_secret()?,
+        api_key: Some(settings.api_key()?),
+        query_tokens: settings.query_tokens,
+        allowed_origins: settings.allowed_origins.clone(),
+        limits: settings.limits(),
+        drain_spread: settings.drain_spread,
+    };
+    Ok((listener, gateway))
+}
+
+/// The admin listener, and the key it asks for beyond loopback.
+fn admin_listener(settings: &Settings, address: SocketAddr) -> anyhow::Result<(TcpListener, Option<SecretString>)> {
+    let key = if address.ip().is_loopback() { None } else { Some(settings.api_key()?) };
+    Ok((bind(address, "admin-listen")?, key))
 }
 
 fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {

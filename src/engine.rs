@@ -34,7 +34,7 @@ impl Engine {
                 let store = SqliteStore::open(&data_dir.join("store.db")).await.context("opening the store")?;
                 let log = Arc::new(log);
                 let relay = Arc::new(LocalRelay::new());
-                Ok(Self::new(log.clone(), log, relay, Arc::new(store), Some(lock), "embedded (SQLite)"))
+                Self::new(log.clone(), log, relay, Arc::new(store), Some(lock), "embedded (SQLite)").await
             }
             EngineSettings::Distributed { log, database_url } => {
                 let log = RedisLog::open(log).await.context("opening the event log in Redis")?;
@@ -44,20 +44,27 @@ impl Engine {
                 }
                 let relay = Arc::new(RedisRelay::beside(&log));
                 let log = Arc::new(log);
-                Ok(Self::new(log.clone(), log, relay, Arc::new(store), None, "distributed (Redis Streams + Postgres)"))
+                Self::new(log.clone(), log, relay, Arc::new(store), None, "distributed (Redis Streams + Postgres)")
+                    .await
             }
         }
     }
 
-    fn new(
+    async fn new(
         log: Arc<dyn Log>,
         leases: Arc<dyn Leases>,
         relay: Arc<dyn Relay>,
         store: Arc<dyn Store>,
         lock: Option<std::fs::File>,
         description: &str,
-    ) -> Self {
-        Self { ports: Ports { log, leases, relay, store }, _lock: lock, description: description.to_owned() }
+    ) -> anyhow::Result<Self> {
+        let tied = store.bind(log.epoch()).await.context("looking at the database")?;
+        anyhow::ensure!(
+            tied == log.epoch(),
+            "this database belongs to another event log, and mixing their events would ruin both: give the Redis (or the \
+             log.db) that goes with it, or an empty database; if Redis came back empty, restore its append-only file"
+        );
+        Ok(Self { ports: Ports { log, leases, relay, store }, _lock: lock, description: description.to_owned() })
     }
 }
 

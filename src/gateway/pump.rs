@@ -62,6 +62,7 @@ impl Pump {
         while !stop.is_cancelled() {
             match self.step(&mut *inbox).await {
                 Ok(()) => failures = 0,
+                Err(_) if stop.is_cancelled() => return, // the relay closes before the pump looks up
                 Err(error) => {
                     if failures % 16 == 0 {
                         tracing::warn!(%error, "deliveries are interrupted; sessions will catch up from the log");

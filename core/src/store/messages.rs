@@ -27,6 +27,10 @@ pub type Ask = (ConversationId, UserId, Key);
 /// Sequenced events, unique by conversation and sequence number, and by conversation, sender and key.
 #[async_trait]
 pub trait Messages: Send + Sync {
+    /// Ties the store to the log of an epoch, if it is not tied yet, and returns the epoch it is tied to. With another
+    /// log than its own a store would mix two histories.
+    async fn bind(&self, epoch: u32) -> Result<u32, StoreError>;
+
     /// Stores records that were read under leases, each lease with the last position it has read, in one transaction.
     ///
     /// The transaction counts only while every lease is the newest its partition has shown here

@@ -84,6 +84,13 @@ ORDER BY asked.key";
 
 #[async_trait]
 impl Messages for SqliteStore {
+    async fn bind(&self, epoch: u32) -> Result<u32, StoreError> {
+        let claim = "INSERT INTO installation (one, epoch) VALUES (1, ?) ON CONFLICT DO NOTHING";
+        sqlx::query(claim).bind(i64::from(epoch)).execute(&self.writer).await.map_err(failed)?;
+        let tied = sqlx::query_scalar::<_, i64>("SELECT epoch FROM installation").fetch_one(&self.writer);
+        u32::try_from(tied.await.map_err(failed)?).map_err(|_| StoreError::Damaged("its epoch is no epoch".into()))
+    }
+
     async fn persist(&self, done: &[(Lease, Position)], records: &[Record]) -> Result<u64, StoreError> {
         let events: Vec<_> =
             records.iter().map(Record::event).collect::<Result<_, _>>().map_err(StoreError::refused)?;

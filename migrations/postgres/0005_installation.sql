@@ -1,0 +1,6 @@
+-- Which log this store belongs to: the epoch of the first one that came. Two histories must never mix.
+
+CREATE TABLE installation (
+    one SMALLINT PRIMARY KEY CHECK (one = 1),
+    epoch BIGINT NOT NULL
+);
