@@ -1,8 +1,11 @@
 //! Hands events to the gateways that have listeners: work by instance, not by member.
+//!
+//! What was handed over is acknowledged a little later and for many steps at once: handing something over again is
+//! harmless, and each acknowledgement would cost the log a flush.
 
 use std::{
     collections::{HashMap, HashSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -23,6 +26,10 @@ use crate::{Held, Ports, Step, StepError, Worker};
 const WINDOW: usize = 512;
 /// How long a step waits for something to do.
 const WAIT: Duration = Duration::from_secs(1);
+/// How long a step waits when there is something to acknowledge.
+const ACK_AFTER: Duration = Duration::from_millis(50);
+/// Handed over and not acknowledged, at most about this many records.
+const MAX_UNACKED: usize = 4_096;
 
 /// The `fanout` role.
 pub struct Fanout {
@@ -31,12 +38,17 @@ pub struct Fanout {
     ports: Ports,
     /// Read and not handed over yet.
     window: Vec<Batch>,
+    /// Handed over and not acknowledged yet.
+    done: HashMap<Lease, Position>,
+    unacked: usize,
+    acked: Instant,
 }
 
 impl Fanout {
     /// A worker that hands over what the follower reads.
     pub fn new(follower: Box<dyn Follower>, held: Held, ports: Ports) -> Self {
-        Self { follower, held, ports, window: Vec::new() }
+        let (window, done) = (Vec::new(), HashMap::new());
+        Self { follower, held, ports, window, done, unacked: 0, acked: Instant::now() }
     }
 
     /// Where each conversation of the window is listened to. Asked after the window was read: whoever registers later
@@ -66,6 +78,25 @@ impl Fanout {
     }
 }
 
+impl Fanout {
+    async fn acknowledge(&mut self, idle: bool) -> Result<(), StepError> {
+        let due = idle || self.unacked >= MAX_UNACKED || self.acked.elapsed() >= ACK_AFTER;
+        if self.done.is_empty() || !due {
+            return Ok(());
+        }
+        let done: Vec<(Lease, Position)> = self.done.iter().map(|(&lease, &position)| (lease, position)).collect();
+        match self.follower.ack(&done).await {
+            // Handed over is handed over; a new owner does it again and gateways drop what they have seen.
+            Ok(()) | Err(LogError::Fenced) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.done.clear();
+        self.unacked = 0;
+        self.acked = Instant::now();
+        Ok(())
+    }
+}
+
 fn parcel(to: &InstanceId, partition: Partition, records: Vec<Record>) -> (InstanceId, Parcel) {
     (to.clone(), Parcel::Records { partition, records })
 }
@@ -92,21 +123,19 @@ impl Worker for Fanout {
     async fn step(&mut self) -> Result<Step, StepError> {
         let leases = self.held.leases();
         if self.window.is_empty() {
-            self.window = self.follower.read(&leases, WINDOW, WAIT).await?;
+            let wait = if self.done.is_empty() { WAIT } else { ACK_AFTER };
+            self.window = self.follower.read(&leases, WINDOW, wait).await?;
         }
         self.window.retain(|batch| leases.contains(&batch.lease));
         let records: usize = self.window.iter().map(|batch| batch.records.len()).sum();
-        if records == 0 {
-            return Ok(Step::Idle);
+        if records > 0 {
+            self.hand_over().await?;
+            let end = |batch: &Batch| batch.records.last().map(|last| (batch.lease, last.position));
+            self.done.extend(self.window.iter().filter_map(end));
+            self.window.clear();
+            self.unacked += records;
         }
-        self.hand_over().await?;
-        let end = |batch: &Batch| batch.records.last().map(|last| (batch.lease, last.position));
-        let done: HashMap<Lease, Position> = self.window.iter().filter_map(end).collect();
-        self.window.clear();
-        match self.follower.ack(&done.into_iter().collect::<Vec<_>>()).await {
-            // Handed over is handed over; the new owner does it again and gateways drop what they have seen.
-            Ok(()) | Err(LogError::Fenced) => Ok(Step::Worked(records)),
-            Err(error) => Err(error.into()),
-        }
+        self.acknowledge(records == 0).await?;
+        Ok(if records > 0 { Step::Worked(records) } else { Step::Idle })
     }
 }
