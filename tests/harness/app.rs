@@ -20,7 +20,8 @@ use super::{client::Client, postgres::PostgresServer, redis::RedisServer};
 
 /// What backends authenticate with.
 pub(crate) const API_KEY: &str = "an-api-key-that-only-the-tests-ever-use";
-const TOKEN_SECRET: &str = "a-token-secret-that-only-the-tests-ever-use";
+/// What tokens are signed with.
+pub(crate) const TOKEN_SECRET: &str = "a-token-secret-that-only-the-tests-ever-use";
 
 /// One running part of the service.
 struct Process {

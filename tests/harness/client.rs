@@ -1,10 +1,15 @@
 //! A WebSocket client that waits for what a test expects and keeps what it did not ask for yet.
 
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{
@@ -17,13 +22,13 @@ use tokio_tungstenite::{
 
 /// Far longer than anything takes, so that a test that hangs says where.
 const PATIENCE: Duration = Duration::from_secs(20);
+static ASKED: AtomicU64 = AtomicU64::new(1);
 
 /// One open connection.
 pub(crate) struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     /// Frames that came while another one was waited for.
     waiting: VecDeque<Value>,
-    sent: u64,
     /// The last cursor in a frame that a test took.
     cursor: String,
 }
@@ -49,7 +54,7 @@ impl Client {
     /// Tries an upgrade; the error tells the status it was refused with.
     pub(crate) async fn upgrade(request: Request) -> Result<(Self, Response<Option<Vec<u8>>>), Error> {
         let (socket, response) = connect_async(request).await?;
-        Ok((Self { socket, waiting: VecDeque::new(), sent: 0, cursor: String::new() }, response))
+        Ok((Self { socket, waiting: VecDeque::new(), cursor: String::new() }, response))
     }
 
     /// Takes the greeting, whose cursor is where the connection starts.
@@ -72,6 +77,11 @@ impl Client {
         self.socket.send(message).await.expect("the connection is open");
     }
 
+    /// Sends bytes past the WebSocket layer.
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.socket.get_mut().write_all(bytes).await.expect("the connection is open");
+    }
+
     /// Sends frames without waiting for anything in between.
     pub(crate) async fn send_all(&mut self, frames: impl IntoIterator<Item = Value>) {
         for frame in frames {
@@ -83,8 +93,8 @@ impl Client {
     /// Sends a frame and returns its answer.
     pub(crate) async fn ask(&mut self, mut frame: Value) -> Value {
         if frame["id"].is_null() {
-            self.sent += 1;
-            frame["id"] = json!(format!("{}-{}", std::process::id(), self.sent));
+            // Never the same twice, also not in another connection: it is the idempotency key as well.
+            frame["id"] = json!(format!("ask-{}", ASKED.fetch_add(1, Ordering::Relaxed)));
         }
         let id = frame["id"].clone();
         self.send(frame).await;
@@ -121,6 +131,14 @@ impl Client {
         }
     }
 
+    /// The next frame as it comes, or the code the connection is closed with.
+    pub(crate) async fn first_event(&mut self) -> Result<Value, u16> {
+        match self.read("a frame").await {
+            Read::Frame(frame) => Ok(frame),
+            Read::Closed(code, _) => Err(code),
+        }
+    }
+
     /// The next frame that is wanted.
     pub(crate) async fn next_where(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let found = self.waiting.iter().position(&wanted).and_then(|at| self.waiting.remove(at));
@@ -132,11 +150,6 @@ impl Client {
             self.cursor = cursor.to_owned();
         }
         frame
-    }
-
-    /// Frames that came while others were waited for; nothing may be among them that a test forbids.
-    pub(crate) fn unasked(&self, event: &str) -> usize {
-        self.waiting.iter().filter(|frame| frame["event"] == event).count()
     }
 
     async fn read_until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
