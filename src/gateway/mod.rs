@@ -9,6 +9,7 @@ mod close;
 mod connection;
 mod devices;
 mod error;
+mod extract;
 mod frame;
 mod http;
 mod hub;
