@@ -345,7 +345,8 @@ impl Connection {
         let moves = catchup.moves_to.is_some();
         catchup.replayed += page.records.len() as u64;
         let names: HashSet<&str> = page.records.iter().filter_map(|record| record.conversation().ok()).collect();
-        self.gateway.authorise_page(&self.principal, names).await?;
+        let withdrawn = self.gateway.withdrawn(&self.principal, names).await?;
+        withdrawn.iter().for_each(|conversation| self.left(conversation));
         for record in &page.records {
             if !record.conversation().is_ok_and(|name| self.rooms.contains(name)) {
                 continue; // left in the middle of the replay

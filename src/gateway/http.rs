@@ -212,14 +212,14 @@ pub(super) async fn post_message(
     let receipt = gateway.publish(draft).await?;
     let durability = gateway.wait_as_asked(&id, &receipt, parameters.wait.as_deref()).await?;
     let stored = if receipt.duplicate { gateway.message(&id, receipt.seq).await? } else { own };
-    let message = with_seq(stored.ok_or(ApiError::Internal)?, receipt.seq)?;
+    let message = with_seq(&stored.ok_or(ApiError::Internal)?, receipt.seq)?;
     let status = if receipt.duplicate { StatusCode::OK } else { StatusCode::CREATED };
     let answer = serde_json::json!({"message": message, "duplicate": receipt.duplicate, "durability": durability});
     Ok((status, Json(answer)).into_response())
 }
 
 /// Puts the number into a message that was rendered before it had one.
-fn with_seq(message: Box<RawValue>, seq: u64) -> Result<serde_json::Value, ApiError> {
+fn with_seq(message: &RawValue, seq: u64) -> Result<serde_json::Value, ApiError> {
     let mut message: serde_json::Value = serde_json::from_str(message.get()).map_err(|_| ApiError::Internal)?;
     message["seq"] = seq.into();
     Ok(message)
