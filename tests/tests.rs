@@ -2,5 +2,7 @@
 
 /// Each port of core keeps its contract, whichever adapter is behind it.
 mod conformance;
+/// What clients can rely on, over HTTP and WebSocket, on both engines.
+mod gateway;
 /// Private servers, and waiting without sleeping.
 mod harness;

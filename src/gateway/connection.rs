@@ -12,6 +12,7 @@ use std::{
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use everpost_core::{
     cursor::Cursor,
+    event::Record,
     name::{ConversationId, DeviceId},
     position::Position,
     relay::Topic,
@@ -45,8 +46,8 @@ struct Catchup {
     replay: Replay,
     /// Whether the client asked for it and is told about it; otherwise it is our own affair.
     announced: bool,
-    /// Whether it moves `seen`; one of a single conversation does not.
-    moves: bool,
+    /// Where `seen` stands after it, if it moves `seen` on; a replay of one conversation beside others does not.
+    moves_to: Option<Cursor>,
     replayed: u64,
 }
 
@@ -66,6 +67,8 @@ pub(super) struct Connection {
     /// Live runs that came during a replay.
     held: VecDeque<Arc<Run>>,
     held_bytes: usize,
+    /// Live runs were dropped and are still to be made up for.
+    lagging: bool,
 }
 
 /// Why the connection ends: with a close frame of ours, or because the client is gone.
@@ -98,7 +101,8 @@ impl Connection {
         let seen = Cursor::start(gateway.log.epoch(), gateway.partitions);
         let (rooms, floors) = (HashSet::new(), Vec::new());
         let (catchups, held) = (VecDeque::new(), VecDeque::new());
-        Self { gateway, session, principal, rooms, scope, socket, seen, floors, catchups, held, held_bytes: 0 }
+        let (held_bytes, lagging) = (0, false);
+        Self { gateway, session, principal, rooms, scope, socket, seen, floors, catchups, held, held_bytes, lagging }
     }
 
     /// Serves the connection to its end and tidies up behind it.
@@ -120,15 +124,15 @@ impl Connection {
 
     /// Joins the rooms, then finds out where the present is: everything after it will arrive live.
     async fn begin(&mut self, start: Start) -> Result<(), End> {
+        self.gateway.hub.add(&self.session);
+        // Whoever becomes a participant from here on is told so; whoever was one before is found below.
+        self.gateway.hub.join(&self.session, vec![Topic::User(self.session.user.clone())]).await?;
         let rooms: Vec<ConversationId> = match &self.scope {
             Some(conversation) => vec![conversation.clone()],
             None => self.gateway.reads.conversations_of(&self.session.user).await?.to_vec(),
         };
         self.rooms.extend(rooms.iter().cloned());
-        self.gateway.hub.add(&self.session);
-        let own = Topic::User(self.session.user.clone());
-        let topics = rooms.into_iter().map(Topic::Conversation).chain([own]).collect();
-        self.gateway.hub.join(&self.session, topics).await?;
+        self.gateway.hub.join(&self.session, rooms.into_iter().map(Topic::Conversation).collect()).await?;
         let ends = self.gateway.reads.ends().await?;
         let start = match (start, &self.principal.device, &self.scope) {
             (Start::Now, Some(device), None) => self.remembered(&device.clone()).await?,
@@ -139,6 +143,7 @@ impl Connection {
 
     /// Where the device acknowledged last.
     async fn remembered(&mut self, device: &DeviceId) -> Result<Start, End> {
+        self.gateway.devices.save(&self.gateway.store).await; // what it acknowledged here a moment ago counts
         let cursor = self.gateway.store.cursor(&self.session.user, device).await.map_err(ApiError::from)?;
         Ok(cursor.map_or(Start::Now, Start::Cursor))
     }
@@ -166,15 +171,26 @@ impl Connection {
                 }
             },
             Start::After(seq) => {
-                self.seen = present;
+                self.seen = present.clone();
                 self.greet().await?;
                 self.announce_replay().await?;
                 let conversations: Vec<_> = self.rooms.iter().map(|room| (room.clone(), From::Seq(seq))).collect();
                 let replay = Replay::new(self.gateway.partitions, ends, conversations);
-                self.catchups.push_back(Catchup { replay, announced: true, moves: false, replayed: 0 });
+                self.rewind();
+                self.catchups.push_back(Catchup { replay, announced: true, moves_to: Some(present), replayed: 0 });
                 Ok(())
             }
         }
+    }
+
+    /// Goes back to the beginning in the partitions of its conversations, so that the cursors of a replay are those
+    /// of its records and a client that drops in the middle can go on there.
+    fn rewind(&mut self) {
+        let mut positions = self.seen.positions().to_vec();
+        for room in &self.rooms {
+            positions[self.gateway.partitions.of(room.as_str()).index()] = Position::ZERO;
+        }
+        self.seen = Cursor::new(self.seen.epoch, positions);
     }
 
     /// A cursor is honoured if it is of this installation and not ahead of it.
@@ -215,7 +231,23 @@ impl Connection {
         let partitions = self.gateway.partitions;
         let from = |room: &ConversationId| (room.clone(), From::Position(self.seen.at(partitions.of(room.as_str()))));
         let replay = Replay::new(partitions, ends, self.rooms.iter().map(from).collect::<Vec<_>>());
-        self.catchups.push_back(Catchup { replay, announced, moves: true, replayed: 0 });
+        let moves_to = Some(Cursor::new(self.gateway.log.epoch(), ends.to_vec()));
+        self.catchups.push_back(Catchup { replay, announced, moves_to, replayed: 0 });
+    }
+
+    /// Replays what was dropped, once no other replay is under way: only then does `seen` tell where the gap begins.
+    async fn make_up(&mut self) -> Result<(), End> {
+        if self.catchups.is_empty() && std::mem::take(&mut self.lagging) {
+            self.forget_held();
+            let ends = self.gateway.reads.ends().await?;
+            self.catch_up(&ends, false);
+        }
+        Ok(())
+    }
+
+    fn forget_held(&mut self) {
+        self.held.clear();
+        self.held_bytes = 0;
     }
 
     async fn serve(&mut self) -> End {
@@ -263,10 +295,8 @@ impl Connection {
     /// Sends what has gathered, with one flush.
     async fn drain(&mut self) -> Result<(), End> {
         let taken = self.session.take();
-        if taken.lagging && self.catchups.is_empty() {
-            let ends = self.gateway.reads.ends().await?;
-            self.catch_up(&ends, false);
-        }
+        self.lagging |= taken.lagging;
+        self.make_up().await?;
         for item in taken.items {
             match item {
                 Item::Run(run) if !self.catchups.is_empty() => self.hold(run),
@@ -286,9 +316,8 @@ impl Connection {
     fn hold(&mut self, run: Arc<Run>) {
         self.held_bytes += run.bytes;
         if self.held_bytes > self.gateway.limits.max_queue_bytes {
-            self.held.clear();
-            self.held_bytes = 0;
-            self.session.mark_lagging();
+            self.forget_held();
+            self.lagging = true;
         } else {
             self.held.push_back(run);
         }
@@ -330,16 +359,20 @@ impl Connection {
 
     async fn send_page(&mut self, page: Page) -> Result<(), End> {
         let Some(catchup) = self.catchups.front_mut() else { return Ok(()) };
-        let moves = catchup.moves;
+        let moves = catchup.moves_to.is_some();
         catchup.replayed += page.records.len() as u64;
         let names: HashSet<&str> = page.records.iter().filter_map(|record| record.conversation().ok()).collect();
-        self.gateway.authorise_page(&self.principal, names).await?;
+        let withdrawn = self.gateway.withdrawn(&self.principal, names).await?;
+        withdrawn.iter().for_each(|conversation| self.left(conversation));
         for record in &page.records {
             if !record.conversation().is_ok_and(|name| self.rooms.contains(name)) {
                 continue; // left in the middle of the replay
             }
             if moves {
                 self.seen.advance(page.partition, record.position);
+                if self.had_beside(record) {
+                    continue;
+                }
             }
             match Frame::of(record, &self.seen) {
                 Ok(frame) => self.feed(frame.text).await?,
@@ -352,13 +385,23 @@ impl Connection {
         Ok(self.socket.flush().await?)
     }
 
+    /// Whether a replay of one conversation beside the others has given it already.
+    fn had_beside(&self, record: &Record) -> bool {
+        let floor = self.floors.iter().find(|(name, _)| record.conversation().is_ok_and(|of| of == name.as_str()));
+        floor.is_some_and(|(_, floor)| record.position <= *floor)
+    }
+
     async fn finish_replay(&mut self) -> Result<(), End> {
         let Some(catchup) = self.catchups.pop_front() else { return Ok(()) };
+        if let Some(end) = &catchup.moves_to {
+            self.seen.join(end);
+        }
         if catchup.announced {
             let outcome = if catchup.replayed > 0 { "complete" } else { "nothing_missed" };
             let data = json!({"outcome": outcome, "replayed": catchup.replayed, "cursor": self.seen.encode()});
             self.feed(frame::plain("replay_finished", None, None, data)).await?;
         }
+        self.make_up().await?;
         if self.catchups.is_empty() {
             self.held_bytes = 0;
             for run in std::mem::take(&mut self.held) {
@@ -388,7 +431,7 @@ impl Connection {
         let end = ends.get(self.gateway.partitions.of(conversation.as_str()).index()).copied().unwrap_or_default();
         let replay = Replay::new(self.gateway.partitions, &ends, [(conversation.clone(), from)]);
         self.floors.push((conversation, end));
-        self.catchups.push_back(Catchup { replay, announced, moves: false, replayed: 0 });
+        self.catchups.push_back(Catchup { replay, announced, moves_to: None, replayed: 0 });
         Ok(())
     }
 

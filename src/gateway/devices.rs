@@ -14,6 +14,7 @@ use everpost_core::{
 #[derive(Default)]
 pub(crate) struct Devices {
     waiting: Mutex<HashMap<(UserId, DeviceId), String>>,
+    saving: tokio::sync::Mutex<()>,
 }
 
 impl Devices {
@@ -22,8 +23,10 @@ impl Devices {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert((user, device), cursor);
     }
 
-    /// Saves what waits. A loss costs a device some repeats after its next resume, nothing more.
+    /// Saves what waits; when it returns, so has everything that was being saved. A loss costs a device some repeats
+    /// after its next resume, nothing more.
     pub(crate) async fn save(&self, store: &Arc<dyn Store>) {
+        let _one_at_a_time = self.saving.lock().await;
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         let cursors: Vec<_> = waiting.into_iter().map(|((user, device), cursor)| (user, device, cursor)).collect();
         if !cursors.is_empty()

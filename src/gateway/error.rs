@@ -19,6 +19,8 @@ pub(crate) enum ApiError {
     Forbidden(&'static str),
     #[error("there is no {0} of that name")]
     NotFound(&'static str),
+    #[error("this resource does not answer that method")]
+    MethodNotAllowed,
     #[error("{1}")]
     Conflict(&'static str, String),
     #[error("the request is larger than {0} bytes")]
@@ -46,6 +48,7 @@ impl ApiError {
             Self::Forbidden(_) => "forbidden",
             Self::NotFound("conversation") => "unknown_conversation",
             Self::NotFound(_) => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
             Self::TooLarge(_) => "too_large",
             Self::RateLimited => "rate_limited",
             Self::Overloaded => "overloaded",
@@ -65,6 +68,7 @@ impl ApiError {
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(..) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     body::Bytes,
-    extract::{FromRequestParts, Path, Query, State, rejection::BytesRejection},
+    extract::{FromRequestParts, State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
@@ -27,6 +27,7 @@ use super::{
     Gateway,
     auth::Principal,
     error::ApiError,
+    extract::{Path, Query},
     frame,
     publish::{self, Receipt, Sender},
     replay,

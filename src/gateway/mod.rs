@@ -9,6 +9,7 @@ mod close;
 mod connection;
 mod devices;
 mod error;
+mod extract;
 mod frame;
 mod http;
 mod hub;
@@ -235,20 +236,25 @@ impl Gateway {
         }
     }
 
-    /// Whether somebody may still read what a page of a replay is about to show.
-    async fn authorise_page(&self, principal: &Principal, conversations: HashSet<&str>) -> Result<(), ApiError> {
+    /// Which conversations of a page of a replay somebody may no longer read. All their connections here are told.
+    async fn withdrawn(
+        &self,
+        principal: &Principal,
+        conversations: HashSet<&str>,
+    ) -> Result<Vec<ConversationId>, ApiError> {
+        let mut withdrawn = Vec::new();
         if principal.is_backend {
-            return Ok(());
+            return Ok(withdrawn);
         }
         let names = conversations.into_iter().filter_map(|name| ConversationId::new(name).ok());
         let standings = names.map(|name| async move { (self.reads.standing(&name, &principal.user).await, name) });
         for (standing, name) in futures_util::future::join_all(standings).await {
             if standing? != Standing::Participant {
                 self.hub.of_user(&principal.user).iter().for_each(|session| session.push(Item::Left(name.clone())));
-                return Err(ApiError::Forbidden("you no longer take part in this conversation"));
+                withdrawn.push(name);
             }
         }
-        Ok(())
+        Ok(withdrawn)
     }
 
     /// Sends a signal to every instance that listens to a topic.

@@ -129,10 +129,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Remembers how far the device has come; without a device the client keeps its cursor itself.
+    /// Remembers how far the device has come; without a device the client keeps its cursor itself. A connection for one
+    /// conversation passes over all others, so its cursors say nothing about the device.
     fn acknowledge(&self, cursor: &str) -> Result<(), ApiError> {
         let cursor = Cursor::decode(cursor).map_err(|error| ApiError::invalid("unknown_cursor", error))?;
-        if let Some(device) = &self.principal.device {
+        if let Some(device) = self.principal.device.as_ref().filter(|_| self.scope.is_none()) {
             self.gateway.devices.note(self.session.user.clone(), device.clone(), cursor.encode());
         }
         Ok(())

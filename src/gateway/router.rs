@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
-    http::StatusCode,
     response::IntoResponse,
     routing::{any, get, post, put},
 };
@@ -34,12 +33,7 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/ws/{conversation}", any(ws::conversation))
         .nest("/v1", v1)
         .fallback(|| async { ApiError::NotFound("resource") })
-        .method_not_allowed_fallback(|| async {
-            (
-                StatusCode::METHOD_NOT_ALLOWED,
-                ApiError::invalid("method_not_allowed", "this resource does not answer that method"),
-            )
-        })
+        .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
         .layer(DefaultBodyLimit::max(gateway.limits.max_message_bytes))
         .layer(CatchPanicLayer::custom(|_| ApiError::Internal.into_response()))
         .with_state(gateway)

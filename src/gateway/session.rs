@@ -103,6 +103,8 @@ impl Session {
         let mut outbox = self.outbox();
         let bytes = item.bytes();
         if outbox.bytes + bytes > self.max_bytes && !make_room(&mut outbox, &item, self.max_bytes) {
+            drop(outbox);
+            self.ready.notify_one(); // the outbox may be empty now, and lagging is news as well
             return;
         }
         outbox.bytes += bytes;

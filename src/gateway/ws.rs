@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     extract::{
-        ConnectInfo, Path, Query, State,
+        ConnectInfo, State,
         ws::{WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
     },
     http::{HeaderMap, StatusCode, header},
@@ -19,6 +19,7 @@ use super::{
     close::Close,
     connection::{Connection, Start},
     error::ApiError,
+    extract::{Path, Query},
     session::Session,
 };
 

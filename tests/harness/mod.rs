@@ -2,6 +2,8 @@
 //!
 //! Servers the machine may already run are never touched. A missing executable fails the test that needs it.
 
+pub(crate) mod app;
+pub(crate) mod client;
 pub(crate) mod eventually;
 pub(crate) mod postgres;
 pub(crate) mod redis;

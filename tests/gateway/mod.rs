@@ -1,0 +1,18 @@
+//! What a client of the gateway can rely on.
+//!
+//! Cases that concern more than one process run on both engines; on the distributed one there are two gateways.
+
+/// Requests and frames that are wrong.
+mod bad_input;
+/// Connections that are refused or ended, each with its code.
+mod closes;
+/// Conversations, and who takes part in them.
+mod conversations;
+/// Publishing and reading over HTTP.
+mod messages;
+/// Coming back after having been away.
+mod replay;
+/// Readers slower than the stream.
+mod slow;
+/// Frames over WebSocket.
+mod websocket;
