@@ -44,7 +44,7 @@ const MAX_BATCH: usize = 128;
 /// Identities are remembered at least this long, and at most twice as long once they are stored.
 const IDENTITY_WINDOW_MS: u64 = 300_000;
 /// The memory of identities turns over early when this many are new in one partition.
-const MAX_NEW_IDENTITIES: u64 = 50_000;
+const MAX_NEW_IDENTITIES: u64 = 20_000;
 const LAYOUT: &str = "1";
 const GENERATION: u16 = 1;
 

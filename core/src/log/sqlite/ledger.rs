@@ -16,7 +16,7 @@ use crate::{
 /// Identities are remembered at least this long, and at most twice as long once they are stored.
 const IDENTITY_WINDOW_MS: u64 = 300_000;
 /// The memory turns over early when this many are new.
-const MAX_NEW_IDENTITIES: usize = 1_000_000;
+const MAX_NEW_IDENTITIES: usize = 300_000;
 
 #[derive(Clone, Copy)]
 struct Course {
