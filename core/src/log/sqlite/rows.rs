@@ -1,6 +1,6 @@
 //! The file: its tables, and the statements over them.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{collections::HashMap, fs::OpenOptions, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use sqlx::{
@@ -30,8 +30,13 @@ pub(super) async fn connect(path: &Path, durability: Durability) -> Result<Sqlit
         Durability::Memory => SqliteSynchronous::Normal,
         Durability::Fsync | Durability::Stored => SqliteSynchronous::Full,
     };
-    let options = options(path).create_if_missing(true).synchronous(synchronous);
-    options.connect().await.map_err(failed)
+    make_private(path).map_err(LogError::unavailable)?;
+    options(path).synchronous(synchronous).connect().await.map_err(failed)
+}
+
+/// Makes the file, for its owner's eyes only, before SQLite would make it for everybody's.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(drop)
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {
