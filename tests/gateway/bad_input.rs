@@ -104,7 +104,7 @@ async fn each_wrong_body_has_its_code() {
 #[tokio::test]
 async fn each_wrong_conversation_has_its_code() {
     let app = room().await;
-    let crowd: Vec<String> = (0..1_001).map(|number| format!("user-{number}")).collect();
+    let crowd: Vec<String> = (0..2_001).map(|number| format!("user-{number}")).collect();
     let cases = [
         (json!({"id": "a b"}), "invalid_name"),
         (json!({"id": ""}), "invalid_name"),
