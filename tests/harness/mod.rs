@@ -4,5 +4,7 @@
 
 pub(crate) mod eventually;
 pub(crate) mod postgres;
+pub(crate) mod process;
 pub(crate) mod redis;
 mod server;
+pub(crate) mod witness;
