@@ -67,6 +67,11 @@ impl App {
         self.clients.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
     }
 
+    /// Where metrics and health are.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
+    }
+
     /// Runs every part until told to stop, or until one of them ends by itself, which ends the others.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let Self { engine, plan, clients, admin } = self;

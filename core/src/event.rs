@@ -38,7 +38,8 @@ pub struct Draft {
     pub body: Digest,
     /// When the gateway took it.
     pub created_ms: u64,
-    /// The JSON object for clients, without conversation and sequence number.
+    /// The JSON object for clients, without conversation and sequence number. A log may turn line feeds between its
+    /// tokens into spaces.
     pub data: Box<str>,
     /// Whether the store was asked and does not know the key.
     pub verified: bool,

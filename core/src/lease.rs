@@ -46,6 +46,13 @@ pub struct LeaseView {
     pub beat: u64,
 }
 
+impl LeaseView {
+    /// Whether this is still the lease somebody was given, and not given back.
+    pub fn is_held(&self, lease: &Lease) -> bool {
+        self.token == lease.token && self.owner.is_some()
+    }
+}
+
 /// Where leases are kept: beside the log they guard.
 #[async_trait]
 pub trait Leases: Send + Sync {

@@ -54,7 +54,7 @@ async fn run(flags: &Flags, plan: Plan, welcomes: bool) -> anyhow::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         engine = app.engine(),
         clients = app.address().map(|address| address.to_string()),
-        admin = plan.admin.map(|address| address.to_string()),
+        admin = app.admin_address().map(|address| address.to_string()),
         roles = roles.join(","),
         durability = %app.ports().log.durability(),
         pid = std::process::id(),
@@ -65,7 +65,7 @@ async fn run(flags: &Flags, plan: Plan, welcomes: bool) -> anyhow::Result<()> {
         tracing::warn!(%data_dir, "the token secret is this gateway's own; set token_secret and api_key to share them");
     }
     if welcomes && settings.is_development() {
-        welcome::print(&settings, &app, plan.admin).await?;
+        welcome::print(&settings, &app).await?;
     }
     app.run(stop).await?;
     tracing::info!("everpost has drained");

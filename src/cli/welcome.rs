@@ -22,7 +22,7 @@ const DEMO: &str = "demo";
 const PEOPLE: [&str; 2] = ["alice", "bob"];
 const DEMO_TTL_SECONDS: u64 = 7 * 24 * 3_600;
 
-pub(super) async fn print(settings: &Settings, app: &App, admin: Option<SocketAddr>) -> anyhow::Result<()> {
+pub(super) async fn print(settings: &Settings, app: &App) -> anyhow::Result<()> {
     let Some(address) = app.address() else { return Ok(()) };
     create_demo(app).await?;
     let secret = settings.token_secret()?;
@@ -34,7 +34,7 @@ pub(super) async fn print(settings: &Settings, app: &App, admin: Option<SocketAd
         ("chat as alice", link(&alice)),
         ("chat as bob", link(&bob)),
         ("clients", format!("ws://{address}/v1/ws and http://{address}/v1")),
-        ("metrics", admin.map_or_else(|| "closed".to_owned(), |admin| format!("http://{admin}/metrics"))),
+        ("metrics", app.admin_address().map_or_else(|| "closed".to_owned(), |admin| format!("http://{admin}/metrics"))),
         ("data", std::path::absolute(&settings.data_dir)?.display().to_string()),
         ("durability", durability(app).to_owned()),
         ("publish", publish(settings, address)),

@@ -23,6 +23,7 @@ mod receive;
 mod replay;
 mod router;
 mod session;
+mod start;
 mod stored;
 mod wire;
 mod ws;

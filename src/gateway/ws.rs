@@ -17,10 +17,11 @@ use super::{
     FAREWELL, Gateway,
     auth::{self, Principal},
     close::Close,
-    connection::{Connection, Start},
+    connection::Connection,
     error::ApiError,
     extract::{Path, Query},
     session::Session,
+    start::Start,
 };
 
 /// Held by every idle connection, so small on purpose.

@@ -37,7 +37,8 @@ pub(crate) async fn eventually<A: Answer>(what: &str, ask: impl AsyncFnMut() -> 
     within(LIMIT, what, ask).await
 }
 
-async fn within<A: Answer>(limit: Duration, what: &str, mut ask: impl AsyncFnMut() -> A) -> A::Value {
+/// Asks again and again until the answer is there; panics after the limit with what was waited for.
+pub(crate) async fn within<A: Answer>(limit: Duration, what: &str, mut ask: impl AsyncFnMut() -> A) -> A::Value {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = ask().await.value() {

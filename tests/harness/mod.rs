@@ -6,5 +6,7 @@ pub(crate) mod app;
 pub(crate) mod client;
 pub(crate) mod eventually;
 pub(crate) mod postgres;
+pub(crate) mod process;
 pub(crate) mod redis;
 mod server;
+pub(crate) mod witness;

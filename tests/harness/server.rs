@@ -21,7 +21,9 @@ echo $child
 read -r word
 kill -s "$signal" $child
 wait $child
+code=$?
 [ "$word" = keep ] || rm -rf "$folder"
+exit $code
 "#;
 
 /// How to run a server.
@@ -66,11 +68,23 @@ impl Server {
         self.pid
     }
 
-    /// Ends it at once, as a crash would, and keeps its folder.
-    pub(crate) fn kill(mut self) {
+    /// Ends it at once, as a crash would, and keeps its folder. The exit code is the server's own if it had ended before.
+    pub(crate) fn kill(mut self) -> Option<i32> {
         let pipe = self.supervisor.stdin.as_mut().expect("the pipe is ours until the end");
         pipe.write_all(b"keep\n").expect("the shell listens");
-        self.supervisor.wait().expect("the shell ends");
+        self.supervisor.wait().expect("the shell ends").code()
+    }
+
+    /// Whether it has ended and only its exit code is left to be collected.
+    pub(crate) fn has_ended(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        status.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with('Z'))
+    }
+
+    /// Sends it a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid.to_string()]).status().expect("kill is there");
+        assert!(sent.success(), "no process {} to send {name} to", self.pid);
     }
 }
 
@@ -86,10 +100,11 @@ pub(crate) fn folder(name: &str) -> PathBuf {
     tempfile::Builder::new().prefix(name).tempdir().expect("a temporary folder").keep()
 }
 
-/// A port nobody listens on at the moment.
+/// A port nobody listens on at the moment. It is none of those the system gives to outgoing connections: one of these
+/// could sit on the port of a server that was killed and is to come back.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("the loopback interface");
-    listener.local_addr().expect("a bound address").port()
+    let some = || 16_384 + uuid::Uuid::new_v4().as_fields().1 % 16_384;
+    std::iter::repeat_with(some).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("one of many")
 }
 
 /// Whether the server complained that somebody else was faster to take its port.

@@ -91,7 +91,14 @@ async fn a_full_batch_with_large_bodies_is_taken_whole(log: Stage) {
 
 async fn text_arrives_byte_for_byte(log: Stage) {
     begin(&*log, &["general"]).await;
-    let texts = ["Grüße 🎈", "שלום עליכם", "e\u{301} \u{202e} \u{2028}", r#""quoted" \ 'n' \u0000 {} "#, "\0\r\n\t", ""];
+    let texts = [
+        "Grüße 🎈",
+        "שלום עליכם",
+        "e\u{301} \u{202e} \u{2028}",
+        r#""quoted" \ 'n' \u0000 {} "#,
+        r#"{"a":"\r\n\t"}"#,
+        "",
+    ];
     let sent: Vec<Draft> = texts.iter().map(|&text| Draft { data: text.into(), ..draft("general") }).collect();
     let records = placed(&*log, &sent).await;
     let found = rest(&*log, log.partitions().of("general"), Position::ZERO).await;

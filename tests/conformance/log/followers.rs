@@ -141,10 +141,9 @@ async fn a_waiting_reader_is_woken(log: Stage) {
     let lease = take(&*log, Role::Fanout, log.partitions().of("general"), "a").await;
     let mut follower = log.follow(Role::Fanout).await.expect("the log answers");
     let sent = draft("general");
-    let (batches, answers) = tokio::join!(
-        follower.read(&[lease], 100, Duration::from_secs(60)),
-        append(&*log, std::slice::from_ref(&sent))
-    );
+    let leases = [lease];
+    let (batches, answers) =
+        tokio::join!(follower.read(&leases, 100, Duration::from_secs(60)), append(&*log, std::slice::from_ref(&sent)));
     let records: Vec<Record> = batches.expect("readable").into_iter().flat_map(|batch| batch.records).collect();
     assert_eq!(records, [super::drafts::record(&sent, &answers[0])]);
 }

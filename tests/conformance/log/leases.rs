@@ -67,7 +67,7 @@ async fn a_beat_tells_whether_each_lease_is_held(log: Stage) {
     assert_eq!(log.beat(&[other, mine]).await.expect("the log answers"), [true, true]);
     let theirs = take(&*log, Role::Persist, FIRST, "b").await;
     assert_eq!(log.beat(&[mine, other, theirs]).await.expect("the log answers"), [false, true, true]);
-    assert_eq!(log.beat(&[]).await.expect("the log answers"), []);
+    assert!(log.beat(&[]).await.expect("the log answers").is_empty());
     let before = view(&*log, Role::Persist, FIRST).await;
     log.beat(&[mine]).await.expect("the log answers");
     assert_eq!(view(&*log, Role::Persist, FIRST).await, before, "who lost it moves nothing");

@@ -9,14 +9,10 @@ mod drafts;
 mod followers;
 mod leases;
 mod reading;
-mod redis;
 mod repeats;
 mod restart;
-mod sources;
 mod stage;
 mod trimming;
-
-pub(crate) use self::{drafts::draft, drafts::siblings, stage::Stage};
 
 /// Makes each case a test against each log.
 macro_rules! on_every_log {

@@ -71,7 +71,9 @@ async fn a_reader_beside_senders_sees_no_gap(log: Stage) {
     let (partition, mut seen) = (log.partitions().of("general"), Vec::<Record>::new());
     while seen.len() < 200 {
         let at = seen.last().map_or(Position::ZERO, |record| record.position);
-        let Tail::Records(more) = log.read_after(partition, at, 500).await.expect("readable") else { panic!("trimmed") };
+        let Tail::Records(more) = log.read_after(partition, at, 500).await.expect("readable") else {
+            panic!("trimmed")
+        };
         seen.extend(more);
         tokio::task::yield_now().await;
     }

@@ -86,7 +86,8 @@ impl Deref for Stage {
 /// Opens the log on a server.
 pub(crate) async fn connect(server: &RedisServer, durability: Durability) -> Result<RedisLog, LogError> {
     let partitions = Partitions::new(4).expect("a power of two");
-    RedisLog::open(&RedisLogConfig { url: server.url().into(), prefix: "everpost".into(), partitions, durability }).await
+    RedisLog::open(&RedisLogConfig { url: server.url().into(), prefix: "everpost".into(), partitions, durability })
+        .await
 }
 
 async fn open_file(folder: &Path) -> SqliteLog {

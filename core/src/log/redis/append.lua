@@ -58,10 +58,10 @@ for i = 1, count do
   local id = ARGV[identity + i]
   local prior = new[i] or old[i] or within[id]
   numbers[i] = 0
-  if prior then
-    answers[i + 1] = prior
-  elseif held[c] then
+  if held[c] then
     answers[i + 1] = held[c]
+  elseif prior then
+    answers[i + 1] = prior
   elseif not seqs[c] then
     held[c] = -1
     answers[i + 1] = -1

@@ -6,6 +6,9 @@
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then
   return 0
 end
+if redis.call('HEXISTS', KEYS[1], 'owner') == 0 then
+  return 0
+end
 if ARGV[2] == 'release' then
   redis.call('HDEL', KEYS[1], 'owner')
 end

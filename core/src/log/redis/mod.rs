@@ -223,6 +223,9 @@ impl Log for RedisLog {
     }
 
     async fn append(&self, partition: Partition, drafts: &[Draft]) -> Result<Vec<Appended>, LogError> {
+        if drafts.is_empty() {
+            return Ok(Vec::new());
+        }
         let keys = &self.keys;
         let appender = self.appenders[partition.index()].get_or_try_init(|| self.link.another()).await?;
         let reply: Vec<Value> = appender

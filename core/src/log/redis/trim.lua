@@ -34,7 +34,8 @@ if size > 0 and aged and low >= tonumber(meta['old_until']) then
     'new_since', string.format('%d', now))
 end
 
-local cut = math.min(low, last - tonumber(ARGV[2]))
+-- The newest entry always stays: an empty stream can then only mean loss.
+local cut = math.min(low, last - math.max(tonumber(ARGV[2]), 1))
 if cut <= 0 then
   return 0
 end

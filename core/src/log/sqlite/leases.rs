@@ -38,7 +38,7 @@ impl Leases for SqliteLog {
     async fn beat(&self, leases: &[Lease]) -> Result<Vec<bool>, LogError> {
         let mut view = self.shared.view();
         let mut beat = |lease: &Lease| {
-            let held = view.leases.get_mut(&lease.role).filter(|held| held.token == lease.token);
+            let held = view.leases.get_mut(&lease.role).filter(|held| held.is_held(lease));
             held.map(|held| held.beat += 1).is_some()
         };
         Ok(leases.iter().map(&mut beat).collect())
@@ -46,7 +46,7 @@ impl Leases for SqliteLog {
 
     async fn release(&self, lease: &Lease) -> Result<(), LogError> {
         let mut view = self.shared.view();
-        if let Some(held) = view.leases.get_mut(&lease.role).filter(|held| held.token == lease.token) {
+        if let Some(held) = view.leases.get_mut(&lease.role).filter(|held| held.is_held(lease)) {
             held.owner = None;
             held.beat += 1;
         }

@@ -60,10 +60,6 @@ pub(super) async fn run(
                 Command::Append { drafts, answer } => {
                     appending.push((writer.ledger.decide(&mut staged, &drafts), answer));
                 }
-                Command::Hydrate { tops, answer } => {
-                    writer.ledger.hydrate(&tops);
-                    let _ = answer.send(());
-                }
                 other => {
                     // What is staged was decided on the state before, so it goes first.
                     writer.append(std::mem::replace(&mut staged, writer.ledger.stage()), &mut appending).await;
@@ -111,7 +107,11 @@ impl Writer {
                 drop(answer.send(self.acquire(&shared, role, owner, &seen).await));
             }
             Command::Trim { lease, keep, answer } => drop(answer.send(self.trim(&shared, lease, keep).await)),
-            Command::Append { .. } | Command::Hydrate { .. } => {}
+            Command::Hydrate { tops, answer } => {
+                self.ledger.hydrate(&tops);
+                let _ = answer.send(());
+            }
+            Command::Append { .. } => {}
         }
     }
 
@@ -122,7 +122,8 @@ impl Writer {
             if view.leases.get(&lease.role).map(|held| held.token) != Some(lease.token) {
                 return Err(LogError::Fenced);
             }
-            view.progress.insert(lease.role, *upto);
+            let at = view.progress.entry(lease.role).or_default();
+            *at = (*at).max(*upto);
         }
         Ok(())
     }

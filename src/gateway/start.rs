@@ -1,0 +1,135 @@
+//! How a connection begins: where the client was, where the present is, and what lies between.
+
+use std::sync::Arc;
+
+use everpost_core::{
+    cursor::Cursor,
+    name::{ConversationId, DeviceId},
+    position::Position,
+    relay::Topic,
+};
+use serde_json::json;
+
+use super::{
+    connection::{Catchup, Connection, End},
+    error::ApiError,
+    frame,
+    replay::{From, Replay},
+};
+
+/// Where the client wants to start.
+#[derive(Debug, Clone)]
+pub(crate) enum Start {
+    /// With what happens from now on.
+    Now,
+    /// After the last cursor it handled.
+    Cursor(String),
+    /// After a number of its one conversation.
+    After(u64),
+}
+
+impl Connection {
+    /// Joins the rooms, then finds out where the present is: everything after it will arrive live.
+    pub(super) async fn begin(&mut self, start: Start) -> Result<(), End> {
+        self.gateway.hub.add(&self.session);
+        // Whoever becomes a participant from here on is told so; whoever was one before is found below.
+        self.gateway.hub.join(&self.session, vec![Topic::User(self.session.user.clone())]).await?;
+        let rooms: Vec<ConversationId> = match &self.scope {
+            Some(conversation) => vec![conversation.clone()],
+            None => self.gateway.reads.conversations_of(&self.session.user).await?.to_vec(),
+        };
+        self.rooms.extend(rooms.iter().cloned());
+        self.gateway.hub.join(&self.session, rooms.into_iter().map(Topic::Conversation).collect()).await?;
+        let ends = self.gateway.reads.ends().await?;
+        let start = match (start, &self.principal.device, &self.scope) {
+            (Start::Now, Some(device), None) => self.remembered(&device.clone()).await?,
+            (start, ..) => start,
+        };
+        self.set_out(start, &ends).await
+    }
+
+    /// Where the device acknowledged last.
+    async fn remembered(&mut self, device: &DeviceId) -> Result<Start, End> {
+        self.gateway.devices.save(&self.gateway.store).await; // what it acknowledged here a moment ago counts
+        let cursor = self.gateway.store.cursor(&self.session.user, device).await.map_err(ApiError::from)?;
+        Ok(cursor.map_or(Start::Now, Start::Cursor))
+    }
+
+    async fn set_out(&mut self, start: Start, ends: &Arc<[Position]>) -> Result<(), End> {
+        let present = Cursor::new(self.gateway.log.epoch(), ends.to_vec());
+        match start {
+            Start::Now => {
+                self.seen = present;
+                self.greet().await
+            }
+            Start::Cursor(text) => match self.honour(&text, &present) {
+                Ok(cursor) => {
+                    self.seen = cursor;
+                    self.greet().await?;
+                    self.announce_replay().await?;
+                    self.catch_up(ends, true);
+                    Ok(())
+                }
+                Err(reason) => {
+                    self.seen = present;
+                    self.greet().await?;
+                    self.announce_replay().await?;
+                    self.reset(reason).await
+                }
+            },
+            Start::After(seq) => {
+                self.seen = present.clone();
+                self.greet().await?;
+                self.announce_replay().await?;
+                let conversations: Vec<_> = self.rooms.iter().map(|room| (room.clone(), From::Seq(seq))).collect();
+                let replay = Replay::new(self.gateway.partitions, ends, conversations);
+                self.rewind();
+                self.catchups.push_back(Catchup { replay, announced: true, moves_to: Some(present), replayed: 0 });
+                Ok(())
+            }
+        }
+    }
+
+    /// Goes back to the beginning in the partitions of its conversations, so that the cursors of a replay are those
+    /// of its records and a client that drops in the middle can go on there.
+    fn rewind(&mut self) {
+        let mut positions = self.seen.positions().to_vec();
+        for room in &self.rooms {
+            positions[self.gateway.partitions.of(room.as_str()).index()] = Position::ZERO;
+        }
+        self.seen = Cursor::new(self.seen.epoch, positions);
+    }
+
+    /// A cursor is honoured if it is of this installation and not ahead of it.
+    fn honour(&self, text: &str, present: &Cursor) -> Result<Cursor, &'static str> {
+        let cursor = Cursor::decode(text).map_err(|_| "unknown_cursor")?;
+        if cursor.epoch != present.epoch || cursor.positions().len() != present.positions().len() {
+            return Err("another_installation");
+        }
+        if present.covers(&cursor) { Ok(cursor) } else { Err("log_lost") }
+    }
+
+    async fn greet(&mut self) -> Result<(), End> {
+        let data = json!({
+            "connection_id": self.session.id,
+            "instance_id": self.gateway.instance,
+            "user_id": self.session.user,
+            "heartbeat_seconds": self.gateway.limits.heartbeat.as_secs(),
+            "cursor": self.seen.encode(),
+        });
+        let scope = self.scope.as_ref().map(ConversationId::as_str);
+        self.send(frame::plain("connected", scope, None, data)).await
+    }
+
+    async fn announce_replay(&mut self) -> Result<(), End> {
+        let data = json!({ "conversations": self.rooms.len() });
+        self.send(frame::plain("replay_started", None, None, data)).await
+    }
+
+    async fn reset(&mut self, reason: &str) -> Result<(), End> {
+        let data = json!({
+            "outcome": "reset", "reason": reason, "reset_from": 1, "replayed": 0, "cursor": self.seen.encode(),
+        });
+        self.send(frame::plain("replay_finished", None, None, data)).await
+    }
+}
