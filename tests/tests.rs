@@ -14,3 +14,5 @@ mod gateway;
 mod harness;
 /// What must not be where.
 mod tidy;
+/// The steps of the roles, called one by one.
+mod workers;

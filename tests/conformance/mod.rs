@@ -1,4 +1,5 @@
 //! One suite for each port of core; every adapter passes the same cases.
 
-mod log;
-mod store;
+pub(crate) mod log;
+mod relay;
+pub(crate) mod store;

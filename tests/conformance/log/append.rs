@@ -49,8 +49,8 @@ async fn numbers_are_dense_however_many_append_at_once(log: Stage) {
     let rooms: Vec<String> = (0..6).map(|n| format!("room-{n}")).collect();
     begin(&*log, &rooms).await;
     let mut senders = JoinSet::new();
-    for room in rooms.iter().cycle().take(24).cloned() {
-        let log = log.share();
+    for at in 0..24 {
+        let (log, room) = (log.share(), rooms[at % rooms.len()].clone());
         senders.spawn(async move {
             let mut own = Vec::new();
             for _ in 0..5 {

@@ -5,13 +5,14 @@
 
 mod admission;
 mod append;
-mod drafts;
+pub(crate) mod drafts;
 mod followers;
 mod leases;
 mod reading;
+mod redis;
 mod repeats;
 mod restart;
-mod stage;
+pub(crate) mod stage;
 mod trimming;
 
 /// Makes each case a test against each log.

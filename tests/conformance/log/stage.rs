@@ -66,6 +66,14 @@ impl Stage {
         Self::open(place).await
     }
 
+    /// The server behind a log on Redis.
+    pub(crate) fn server(&self) -> &RedisServer {
+        match &self.place {
+            Place::Redis(server) => server,
+            Place::Sqlite(_) => panic!("there is no server behind a file"),
+        }
+    }
+
     async fn open(place: Place) -> Self {
         let log: Arc<dyn Port> = match &place {
             Place::Redis(server) => Arc::new(connect(server, Durability::Fsync).await.expect("Redis runs")),
