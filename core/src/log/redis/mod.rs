@@ -41,6 +41,8 @@ use crate::{
 
 /// Drafts in one script call; keeps a call well under a millisecond, because Redis does nothing else meanwhile.
 const MAX_BATCH: usize = 128;
+/// Bytes of data up to which an append is small.
+const SMALL_APPEND: usize = 1_024;
 /// Identities are remembered at least this long, and at most twice as long once they are stored.
 const IDENTITY_WINDOW_MS: u64 = 300_000;
 /// The memory of identities turns over early when this many are new in one partition.
@@ -159,6 +161,15 @@ impl RedisLog {
         Ok(())
     }
 
+    /// Small appends share a connection, and with it system calls; large ones would wait there for each other.
+    async fn appender(&self, partition: Partition, drafts: &[Draft]) -> Result<&Link, LogError> {
+        let bytes: usize = drafts.iter().map(|draft| draft.data.len()).sum();
+        if bytes <= SMALL_APPEND {
+            return Ok(&self.link);
+        }
+        self.appenders[partition.index()].get_or_try_init(|| self.link.another()).await
+    }
+
     fn append_arguments(drafts: &[Draft], call: &mut redis::ScriptInvocation<'_>) {
         let mut names: Vec<&str> = Vec::new();
         let conversations: Vec<u8> = drafts.iter().map(|draft| index_of(&mut names, draft)).collect();
@@ -227,7 +238,7 @@ impl Log for RedisLog {
             return Ok(Vec::new());
         }
         let keys = &self.keys;
-        let appender = self.appenders[partition.index()].get_or_try_init(|| self.link.another()).await?;
+        let appender = self.appender(partition, drafts).await?;
         let reply: Vec<Value> = appender
             .script(&self.scripts.append, |call| {
                 call.key(keys.log(partition)).key(keys.meta(partition)).key(keys.tops(partition));
