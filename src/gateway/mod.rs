@@ -7,13 +7,14 @@
 pub mod auth;
 mod close;
 mod connection;
+mod conversations;
 mod devices;
 mod error;
 mod extract;
 mod frame;
-mod http;
 mod hub;
 mod limits;
+mod messages;
 mod metrics;
 mod page;
 mod publish;

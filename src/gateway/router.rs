@@ -10,17 +10,20 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{Gateway, error::ApiError, http, page, ws};
+use super::{Gateway, conversations, error::ApiError, messages, page, ws};
 
 pub(super) fn router(gateway: Arc<Gateway>) -> Router {
     let v1 = Router::new()
-        .route("/conversations", post(http::create_conversation).get(http::list_conversations))
-        .route("/conversations/{id}", get(http::get_conversation))
-        .route("/conversations/{id}/participants/{user}", put(http::add_participant).delete(http::remove_participant))
-        .route("/conversations/{id}/messages", post(http::post_message).get(http::get_messages))
-        .route("/conversations/{id}/read", post(http::post_read))
-        .route("/conversations/{id}/typing", post(http::post_typing))
-        .route("/events", post(http::post_event))
+        .route("/conversations", post(conversations::create_conversation).get(conversations::list_conversations))
+        .route("/conversations/{id}", get(conversations::get_conversation))
+        .route(
+            "/conversations/{id}/participants/{user}",
+            put(conversations::add_participant).delete(conversations::remove_participant),
+        )
+        .route("/conversations/{id}/messages", post(messages::post_message).get(messages::get_messages))
+        .route("/conversations/{id}/read", post(messages::post_read))
+        .route("/conversations/{id}/typing", post(messages::post_typing))
+        .route("/events", post(messages::post_event))
         .route("/ws", any(ws::everything))
         .route("/ws/{conversation}", any(ws::conversation));
     Router::new()

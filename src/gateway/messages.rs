@@ -1,25 +1,21 @@
-//! Conversations and messages over HTTP.
+//! Messages and events over HTTP: publishing, pages, read marks, typing.
 
 use std::sync::Arc;
 
 use axum::{
     Json,
     body::Bytes,
-    extract::{FromRequestParts, State, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode, request::Parts},
+    extract::{State, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
 };
 use everpost_core::{
-    clock::{now_ms, rfc3339},
     content::MessageType,
     event::Record,
-    json,
     log::Durability,
     name::{ConversationId, EventName, UserId},
-    relay::{Signal, Topic},
-    store::{Conversation, Created, NewConversation},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
@@ -27,156 +23,15 @@ use super::{
     Gateway,
     auth::Principal,
     error::ApiError,
-    extract::{Path, Query},
+    extract::{Path, Query, conversation_id, parse, text, user_id},
     frame,
     publish::{self, Receipt, Sender},
     replay,
     wire::{self, RawBody},
 };
 
-const MAX_PARTICIPANTS: usize = 2_000;
-const MAX_TITLE_CHARS: usize = 200;
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
-
-impl FromRequestParts<Arc<Gateway>> for Principal {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
-        gateway.auth.request(&parts.headers)
-    }
-}
-
-/// A request body as text that may be looked into; larger, deeper or stranger ones are refused before any parsing.
-fn text(body: Result<Bytes, BytesRejection>, limit: usize) -> Result<String, ApiError> {
-    let bytes = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::TooLarge(limit),
-        _ => ApiError::invalid("bad_request", "the body could not be read"),
-    })?;
-    let text = String::from_utf8(bytes.into()).map_err(|_| ApiError::invalid("bad_json", "the body is not UTF-8"))?;
-    json::scan(&text).map_err(|fault| ApiError::invalid("bad_json", fault))?;
-    Ok(text)
-}
-
-fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, ApiError> {
-    serde_json::from_str(text).map_err(|error| wire::unreadable(&error))
-}
-
-fn conversation_id(text: &str) -> Result<ConversationId, ApiError> {
-    ConversationId::new(text).map_err(|error| ApiError::invalid("invalid_name", error))
-}
-
-fn user_id(text: &str) -> Result<UserId, ApiError> {
-    UserId::new(text).map_err(|error| ApiError::invalid("invalid_name", error))
-}
-
-#[derive(Deserialize)]
-struct CreateConversation {
-    id: Option<String>,
-    title: Option<String>,
-    #[serde(default)]
-    participants: Vec<String>,
-}
-
-#[derive(Serialize)]
-pub(super) struct ConversationView {
-    id: ConversationId,
-    title: Option<String>,
-    participants: Vec<UserId>,
-    created_at: String,
-}
-
-impl From<Conversation> for ConversationView {
-    fn from(found: Conversation) -> Self {
-        let Conversation { id, title, participants, created_ms } = found;
-        Self { id, title, participants, created_at: rfc3339(created_ms) }
-    }
-}
-
-pub(super) async fn create_conversation(
-    State(gateway): State<Arc<Gateway>>,
-    principal: Principal,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, ApiError> {
-    principal.require_backend()?;
-    let body = text(body, gateway.limits.max_message_bytes)?;
-    let wanted: CreateConversation = parse(&body)?;
-    let id = wanted.id.map_or_else(|| conversation_id(&uuid::Uuid::now_v7().to_string()), |id| conversation_id(&id))?;
-    if wanted.title.as_ref().is_some_and(|title| title.chars().count() > MAX_TITLE_CHARS || title.contains('\0')) {
-        return Err(ApiError::invalid("invalid_title", format!("a title has at most {MAX_TITLE_CHARS} characters")));
-    }
-    if wanted.participants.len() > MAX_PARTICIPANTS {
-        let most = format!("at most {MAX_PARTICIPANTS} participants at once; add more with PUT");
-        return Err(ApiError::invalid("too_many_participants", most));
-    }
-    let participants = wanted.participants.iter().map(|name| user_id(name)).collect::<Result<Vec<_>, _>>()?;
-    let new = NewConversation { id, title: wanted.title, participants, created_ms: now_ms() };
-    let created = gateway.store.create(&new).await?;
-    let found = gateway.store.conversation(&new.id).await?.ok_or(ApiError::Internal)?;
-    match created {
-        Created::New => {
-            for user in &found.participants {
-                gateway.announce_joined(&found.id, user).await?;
-            }
-            Ok((StatusCode::CREATED, Json(ConversationView::from(found))).into_response())
-        }
-        Created::Exists => {
-            Err(ApiError::Conflict("conversation_exists", "a conversation of that name exists".to_owned()))
-        }
-    }
-}
-
-pub(super) async fn list_conversations(
-    State(gateway): State<Arc<Gateway>>,
-    principal: Principal,
-) -> Result<Response, ApiError> {
-    let ids = gateway.reads.conversations_of(&principal.user).await?;
-    let found = gateway.store.conversations(&ids).await?;
-    let views: Vec<ConversationView> = found.into_iter().map(Into::into).collect();
-    Ok(Json(serde_json::json!({ "conversations": views })).into_response())
-}
-
-pub(super) async fn get_conversation(
-    State(gateway): State<Arc<Gateway>>,
-    principal: Principal,
-    Path(id): Path<String>,
-) -> Result<Json<ConversationView>, ApiError> {
-    let id = conversation_id(&id)?;
-    gateway.authorise(&principal, &id).await?;
-    let found = gateway.store.conversation(&id).await?;
-    found.map(|found| Json(found.into())).ok_or(ApiError::NotFound("conversation"))
-}
-
-pub(super) async fn add_participant(
-    State(gateway): State<Arc<Gateway>>,
-    principal: Principal,
-    Path((id, user)): Path<(String, String)>,
-) -> Result<StatusCode, ApiError> {
-    principal.require_backend()?;
-    let (id, user) = (conversation_id(&id)?, user_id(&user)?);
-    let new = gateway.store.add_participant(&id, &user).await?.ok_or(ApiError::NotFound("conversation"))?;
-    if new {
-        gateway.announce_joined(&id, &user).await?;
-    }
-    Ok(StatusCode::NO_CONTENT)
-}
-
-pub(super) async fn remove_participant(
-    State(gateway): State<Arc<Gateway>>,
-    principal: Principal,
-    Path((id, user)): Path<(String, String)>,
-) -> Result<StatusCode, ApiError> {
-    let (id, user) = (conversation_id(&id)?, user_id(&user)?);
-    if principal.user != user {
-        principal.require_backend()?; // anybody may leave, only a backend removes others
-    }
-    let was = gateway.store.remove_participant(&id, &user).await?.ok_or(ApiError::NotFound("conversation"))?;
-    if was {
-        let signal = Signal::Left { conversation: id, user: user.clone() };
-        gateway.tell(Topic::User(user), signal).await?;
-    }
-    Ok(StatusCode::NO_CONTENT)
-}
 
 /// What a message has beside its body; backends publish for anybody.
 #[derive(Deserialize)]
@@ -413,14 +268,5 @@ impl Gateway {
         records.extend(unstored);
         records.drain(..records.len().saturating_sub(limit));
         Ok(records)
-    }
-
-    /// Tells a user's open connections that they take part in a conversation from now on.
-    async fn announce_joined(&self, conversation: &ConversationId, user: &UserId) -> Result<(), ApiError> {
-        let partition = self.partitions.of(conversation.as_str());
-        let end = self.reads.ends().await?.get(partition.index()).copied().unwrap_or_default();
-        let (conversation, user) = (conversation.clone(), user.clone());
-        let topic = Topic::User(user.clone());
-        self.tell(topic, Signal::Joined { conversation, user, from: end.to_column() }).await
     }
 }
