@@ -41,6 +41,8 @@ pub(super) struct Connection {
     pub(super) principal: Principal,
     /// The conversations it listens to.
     pub(super) rooms: HashSet<ConversationId>,
+    /// Conversations its user takes part in and does not want to hear of.
+    pub(super) muted: HashSet<ConversationId>,
     /// The one conversation it is about, if it is.
     pub(super) scope: Option<ConversationId>,
     pub(super) socket: WebSocket,
@@ -83,10 +85,24 @@ impl Connection {
         socket: WebSocket,
     ) -> Self {
         let seen = Cursor::start(gateway.log.epoch(), gateway.partitions);
-        let (rooms, floors) = (HashSet::new(), Vec::new());
+        let (rooms, muted, floors) = (HashSet::new(), HashSet::new(), Vec::new());
         let (catchups, held) = (VecDeque::new(), VecDeque::new());
         let (held_bytes, lagging) = (0, false);
-        Self { gateway, session, principal, rooms, scope, socket, seen, floors, catchups, held, held_bytes, lagging }
+        Self {
+            gateway,
+            session,
+            principal,
+            rooms,
+            muted,
+            scope,
+            socket,
+            seen,
+            floors,
+            catchups,
+            held,
+            held_bytes,
+            lagging,
+        }
     }
 
     /// Serves the connection to its end and tidies up behind it.
@@ -315,8 +331,17 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn left(&mut self, conversation: &ConversationId) {
+    /// Stops listening to a conversation the user goes on taking part in.
+    pub(super) fn mute(&mut self, conversation: &ConversationId) {
+        if self.rooms.remove(conversation) {
+            self.muted.insert(conversation.clone());
+            self.gateway.hub.leave(&self.session, conversation);
+        }
+    }
+
+    fn left(&mut self, conversation: &ConversationId) {
         self.rooms.remove(conversation);
+        self.muted.remove(conversation);
         self.gateway.hub.leave(&self.session, conversation);
         if self.scope.as_ref() == Some(conversation) {
             self.session.close(Close::Forbidden);

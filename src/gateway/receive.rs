@@ -73,7 +73,7 @@ impl Connection {
             }
             Command::Unsubscribe { conversation } => {
                 let conversation = self.named(conversation)?;
-                self.left(&conversation);
+                self.mute(&conversation);
                 Ok(())
             }
             Command::Ping => self.send(frame::plain("pong", None, id, json!({}))).await.map_err(Refused::Connection),
@@ -87,11 +87,11 @@ impl Connection {
         conversation.ok_or_else(|| ApiError::invalid("bad_frame", "the member \"conversation_id\" is missing"))
     }
 
-    /// The conversation a frame is about, if its sender takes part in it. Membership is kept up to date in `rooms`;
-    /// only what is not there is looked up.
+    /// The conversation a frame is about, if its sender takes part in it. Membership is kept up to date in `rooms` and
+    /// `muted`; only what is not there is looked up.
     async fn target(&mut self, conversation: Option<ConversationId>) -> Result<ConversationId, ApiError> {
         let conversation = self.named(conversation)?;
-        if !self.rooms.contains(&conversation) {
+        if !self.rooms.contains(&conversation) && !self.muted.contains(&conversation) {
             self.gateway.authorise(&self.principal, &conversation).await?;
         }
         Ok(conversation)
@@ -140,6 +140,7 @@ impl Connection {
     }
 
     async fn subscribe(&mut self, conversation: ConversationId, after: Option<u64>) -> Result<(), End> {
+        self.muted.remove(&conversation);
         let new = self.rooms.insert(conversation.clone());
         match after {
             Some(seq) => self.listen_from(conversation, From::Seq(seq), true).await,

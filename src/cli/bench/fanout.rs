@@ -35,6 +35,7 @@ pub(super) struct FanoutArgs {
 
 pub(super) async fn run(settings: &Settings, args: &FanoutArgs) -> Result<Vec<Report>> {
     let shape = Shape {
+        echo: true,
         rooms: 1,
         listeners: args.listeners,
         publishers: args.publishers,

@@ -21,7 +21,7 @@ use super::{
     report::Progress,
     room::Room,
     tally::lock,
-    target::{self, Conversation, Target},
+    target::{self, Conversation, Socket, Target},
     voice::{Pace, Voice},
     witness::{Faults, Witness},
 };
@@ -40,8 +40,10 @@ pub(super) struct Shape {
     pub(super) rooms: usize,
     /// Members of each that only listen.
     pub(super) listeners: usize,
-    /// Members of each that publish (and listen, if the server echoes).
+    /// Members of each that publish.
     pub(super) publishers: usize,
+    /// Whether the publishers listen as well, and so get what they sent.
+    pub(super) echo: bool,
     /// Messages of a room on their way to the slowest listener.
     pub(super) window: usize,
     /// Unanswered messages of a publisher.
@@ -99,7 +101,10 @@ impl Load {
         let room = Arc::new(Room::new(conversation.id, shape.listeners as u32, shape.window as u64));
         let wakes: Vec<_> = (0..shape.publishers).map(|_| Arc::new(Notify::new())).collect();
         room.wakes(wakes.clone());
-        for (place, client) in clients.enumerate() {
+        for (place, mut client) in clients.enumerate() {
+            if !shape.echo && place < shape.publishers && target.socket == Socket::User {
+                client.push(format!(r#"{{"type":"unsubscribe","conversation_id":"{}"}}"#, room.id).as_bytes());
+            }
             let pace = || shape.pace(index * shape.publishers + place);
             let voice =
                 |wake: &Arc<Notify>| (Voice::new(&room.id, target.socket, shape.depth, pace()), Arc::clone(wake));

@@ -41,6 +41,7 @@ pub(super) async fn run(
     let database = Postgres::connect(database_url.expose_secret()).await?;
     let progress = Progress::new("persist everpost")?;
     let shape = Shape {
+        echo: true,
         rooms: args.publishers,
         listeners: 0,
         publishers: 1,

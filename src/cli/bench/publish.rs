@@ -28,6 +28,9 @@ pub(super) struct PublishArgs {
     /// Unanswered messages of each.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=DEEPEST as i64))]
     depth: u16,
+    /// Lets the publishers listen as well; without it they unsubscribe and only their publishing is measured.
+    #[arg(long)]
+    echo: bool,
     /// Measures pipelined XADD on this Redis before and after, in a scratch stream that is deleted.
     #[arg(long, value_name = "URL")]
     reference_redis: Option<String>,
@@ -43,7 +46,8 @@ impl PublishArgs {
     fn shape(&self) -> Shape {
         let rooms = self.conversations.unwrap_or(self.publishers).clamp(1, self.publishers.max(1));
         let depth = usize::from(self.depth);
-        Shape { rooms, listeners: 0, publishers: self.publishers.div_ceil(rooms), window: depth, depth, rate: None }
+        let publishers = self.publishers.div_ceil(rooms);
+        Shape { rooms, listeners: 0, publishers, echo: self.echo, window: depth, depth, rate: None }
     }
 
     /// What the stores take by themselves, in appended rows a second.

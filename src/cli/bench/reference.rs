@@ -248,7 +248,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_generator_finds_nothing_wrong_with_it() {
-        let shape = Shape { rooms: 3, listeners: 2, publishers: 2, window: 16, depth: 64, rate: None };
+        let shape = Shape { rooms: 3, listeners: 2, publishers: 2, echo: true, window: 16, depth: 64, rate: None };
         let load = Load::open(&target(), &shape).await.expect("connected");
         let progress = Progress::new("test").expect("a valid style");
         let outcome = load.measure(1, &[std::process::id()], &progress).await.expect("measured");

@@ -26,6 +26,7 @@ pub(super) struct RoomsArgs {
 
 pub(super) async fn run(settings: &Settings, args: &RoomsArgs) -> Result<Vec<Report>> {
     let shape = Shape {
+        echo: true,
         rooms: args.rooms,
         listeners: usize::from(args.members) - 1,
         publishers: 1,
