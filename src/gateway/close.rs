@@ -1,6 +1,7 @@
 //! Why the server closes a WebSocket: one table. 4001 and 4003 tell a client not to come back without a change.
 
 use axum::extract::ws::{CloseFrame, Message};
+use tokio_tungstenite::tungstenite::Error;
 
 /// A reason to close, with its code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,16 @@ pub(crate) enum Close {
 }
 
 impl Close {
+    /// What a failed read deserves; nothing when the client is gone.
+    pub(crate) fn after(error: axum::Error, limit: usize) -> Option<Self> {
+        match error.into_inner().downcast::<Error>().map(|error| *error) {
+            Ok(Error::Capacity(_)) => Some(Self::TooBig { limit }),
+            Ok(Error::Utf8(_)) => Some(Self::NotText),
+            Ok(Error::Protocol(_)) => Some(Self::ProtocolError),
+            _ => None,
+        }
+    }
+
     pub(crate) fn code(&self) -> u16 {
         match self {
             Self::GoingAway { .. } => 1001,

@@ -183,7 +183,10 @@ impl Connection {
     async fn received(&mut self, received: Option<Result<Message, axum::Error>>) -> Result<(), End> {
         match received {
             Some(Ok(message)) => self.receive(message).await,
-            Some(Err(error)) => Err(self.broken(error)),
+            Some(Err(error)) => {
+                let close = Close::after(error, self.gateway.limits.max_message_bytes);
+                Err(close.map_or(End::Gone, End::Close))
+            }
             None => Err(End::Gone),
         }
     }
@@ -354,17 +357,6 @@ impl Connection {
 
     pub(super) async fn send(&mut self, text: Utf8Bytes) -> Result<(), End> {
         Ok(self.socket.send(Message::Text(text)).await?)
-    }
-
-    /// What a failed read means.
-    fn broken(&self, error: axum::Error) -> End {
-        use tokio_tungstenite::tungstenite::Error;
-        match error.into_inner().downcast::<Error>().map(|error| *error) {
-            Ok(Error::Capacity(_)) => End::Close(Close::TooBig { limit: self.gateway.limits.max_message_bytes }),
-            Ok(Error::Utf8(_)) => End::Close(Close::NotText),
-            Ok(Error::Protocol(_)) => End::Close(Close::ProtocolError),
-            _ => End::Gone,
-        }
     }
 }
 
