@@ -71,6 +71,7 @@ async fn postgres_is_killed() {
 async fn a_worker_stands_still_and_goes_on() {
     let cluster = Cluster::start(PostgresServer::shared().await).await;
     let witness = begin(&cluster).await;
+    cluster.workers[0].says("the share of partitions has changed").await; // it has something to lose
     cluster.workers[0].signal("STOP");
     cluster.workers[1].says("took over from a worker that is gone").await;
     witness.more(SOME).await;

@@ -86,7 +86,7 @@ impl Ownership {
 
     /// Beats, looks, and takes or hands over what fairness asks for.
     pub async fn step(&mut self) -> Result<(), LogError> {
-        let began = Instant::now();
+        let (began, before) = (Instant::now(), self.mine.len());
         self.beat().await?;
         let share = self.share().await?;
         let views = self.leases.view(self.role).await?;
@@ -102,6 +102,9 @@ impl Ownership {
             self.leases.release(&surplus).await?;
         }
         self.held.set(self.mine.clone(), began);
+        if self.mine.len() != before {
+            tracing::info!(role = %self.role, partitions = self.mine.len(), "the share of partitions has changed");
+        }
         Ok(())
     }
 
