@@ -12,6 +12,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{
+    generation::History,
     partition::{Partition, Partitions},
     position::Position,
 };
@@ -74,6 +75,12 @@ impl Cursor {
     pub fn covers_beside(&self, partition: Partition, other: &Self) -> bool {
         let mut pairs = self.positions.iter().zip(other.positions.iter()).enumerate();
         pairs.all(|(at, (mine, theirs))| at == partition.index() || mine >= theirs)
+    }
+
+    /// The last point before this one that the present stands on.
+    pub fn floor(&self, history: &History) -> Self {
+        let floor = |(index, &at): (usize, &Position)| history.floor(Partition(index as u16), at);
+        Self { epoch: self.epoch, positions: self.positions.iter().enumerate().map(floor).collect() }
     }
 
     /// Appends the text form to `out`.

@@ -41,8 +41,8 @@ pub struct Draft {
     /// The JSON object for clients, without conversation and sequence number. A log may turn line feeds between its
     /// tokens into spaces.
     pub data: Box<str>,
-    /// Whether the store was asked and does not know the key.
-    pub verified: bool,
+    /// The generation of the log in which the store was asked, and did not know the key.
+    pub verified: Option<u16>,
 }
 
 impl Draft {
@@ -55,10 +55,11 @@ impl Draft {
     }
 
     /// The time since which the identity can have existed: [`u64::MAX`] when it is known to be new, 0 when nothing is
-    /// known. The log takes the draft if its memory of identities reaches further back.
-    pub fn minted_ms(&self) -> u64 {
+    /// known. The log takes the draft if its memory of identities reaches further back. What the store said in an
+    /// earlier generation of the log counts for nothing.
+    pub fn minted_ms(&self, generation: u16) -> u64 {
         match &self.key {
-            _ if self.verified => u64::MAX,
+            _ if self.verified == Some(generation) => u64::MAX,
             None => u64::MAX,
             Some(key) => key.minted_ms(self.created_ms).unwrap_or(0),
         }
@@ -143,6 +144,38 @@ impl Record {
         self.parse().ok_or(CorruptRecord { position: self.position })
     }
 
+    /// What can still be told of a record that cannot be read: enough to lay something in its place. `None` when not
+    /// even the conversation and the number are legible. Fields that are not get a stand-in, the same every time.
+    pub fn salvage(&self) -> Option<Event<'_>> {
+        let mut fields =
+            self.header.splitn(9, |byte| *byte == b' ').map(|field| std::str::from_utf8(field).ok()).skip(1);
+        let seq = fields.next()??.parse().ok().filter(|seq| *seq > 0)?;
+        let created_ms = fields.next().flatten().and_then(|ms| ms.parse().ok()).unwrap_or(0);
+        let message_id = fields.next().flatten().and_then(|id| Uuid::try_parse(id).ok());
+        let body = fields.next().flatten().and_then(Digest::from_hex);
+        let stand_in = Digest::of_bytes(&[&self.header, &self.data]);
+        let name = fields.next().flatten().filter(|name| EventName::new(name).is_ok());
+        Some(Event {
+            position: self.position,
+            seq,
+            created_ms,
+            message_id: message_id.unwrap_or_else(|| Uuid::from_bytes(stand_in.0)),
+            body: body.unwrap_or(stand_in),
+            name: name.unwrap_or("unreadable"),
+            conversation: fields.next().flatten().filter(|name| ConversationId::new(name).is_ok())?,
+            sender: fields.next().flatten().filter(|sender| UserId::new(sender).is_ok()).unwrap_or(UserId::SYSTEM),
+            key: None,
+            data: std::str::from_utf8(&self.data).unwrap_or_default(),
+        })
+    }
+
+    /// Whether a newer version than this wrote it. Then it is not corrupt, and this version must leave it alone.
+    pub fn is_newer(&self) -> bool {
+        let version = self.header.split(|byte| *byte == b' ').next().and_then(|field| std::str::from_utf8(field).ok());
+        let version = version.and_then(|version| version.parse::<u16>().ok());
+        version > HEADER_VERSION.parse().ok()
+    }
+
     fn parse(&self) -> Option<Event<'_>> {
         let mut fields = std::str::from_utf8(&self.header).ok()?.splitn(9, ' ');
         if fields.next()? != HEADER_VERSION {
@@ -179,7 +212,7 @@ mod tests {
             body: Digest::of_body(&["hello"]),
             created_ms: 1_700_000_000_000,
             data: r#"{"content":{"text":"hello"}}"#.into(),
-            verified: false,
+            verified: None,
         }
     }
 
@@ -200,13 +233,41 @@ mod tests {
         #[test]
         fn arbitrary_headers_never_panic(header in prop::collection::vec(any::<u8>(), 0..120)) {
             let record = Record { position: Position::ZERO, header: header.into(), data: Bytes::new() };
-            let _ = (record.event(), record.conversation());
+            let _ = (record.event(), record.conversation(), record.salvage(), record.is_newer());
         }
     }
 
     #[test]
+    fn what_is_legible_of_a_corrupt_record_is_enough_for_its_place() {
+        let whole = Record::place(&draft(Some("k")), 7, Position::new(1, 42));
+        let cut = |from: &str, to: &str| {
+            let header = std::str::from_utf8(&whole.header).expect("text").replacen(from, to, 1);
+            Record { header: header.into(), ..whole.clone() }
+        };
+        let broken =
+            [cut(" alice", " al\0ce"), cut(" new_message", " {}"), cut("1 7 17", "1 7 x"), cut("1 7 ", "x 7 ")];
+        for record in broken {
+            let salvaged = record.salvage().expect("enough");
+            assert_eq!((salvaged.seq, salvaged.conversation, salvaged.key), (7, "general", None));
+            assert_eq!(record.salvage().expect("enough").message_id, salvaged.message_id, "the same every time");
+        }
+        for record in [cut("1 7 ", "1 0 "), cut(" general", " \"general"), cut("1 7 ", "1 seven ")] {
+            assert_eq!(record.salvage(), None);
+        }
+    }
+
+    #[test]
+    fn only_a_greater_number_is_a_newer_version() {
+        let newer = |header: &'static [u8]| {
+            Record { position: Position::ZERO, header: header.into(), data: Bytes::new() }.is_newer()
+        };
+        assert!(newer(b"2 7 x") && newer(b"10"));
+        assert!(!newer(b"1 7 x") && !newer(b"x 7") && !newer(b"") && !newer(b"999999 7"));
+    }
+
+    #[test]
     fn a_publish_without_a_key_is_always_new() {
-        assert_eq!(draft(None).minted_ms(), u64::MAX);
-        assert_eq!(draft(Some("order 17")).minted_ms(), 0);
+        assert_eq!(draft(None).minted_ms(1), u64::MAX);
+        assert_eq!(draft(Some("order 17")).minted_ms(1), 0);
     }
 }

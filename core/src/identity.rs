@@ -68,11 +68,16 @@ impl Digest {
         Self::of(parts)
     }
 
-    fn of(parts: &[&str]) -> Self {
+    /// What tells bytes that should have been a record from any others.
+    pub fn of_bytes(parts: &[&[u8]]) -> Self {
+        Self::of(parts)
+    }
+
+    fn of(parts: &[impl AsRef<[u8]>]) -> Self {
         let mut hash = Sha256::new();
-        for part in parts {
+        for part in parts.iter().map(AsRef::as_ref) {
             hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
+            hash.update(part);
         }
         let full: [u8; 32] = hash.finalize().into();
         let mut cut = [0; 16];

@@ -8,11 +8,14 @@
 //! Deliberately absent: HTTP, the environment, the command line and signals. `redis` and `sqlx` appear in adapter files
 //! only. No `static` holds state.
 
+pub mod circuit;
 pub mod clock;
 pub mod coalesce;
 pub mod content;
 pub mod cursor;
+pub mod disk;
 pub mod event;
+pub mod generation;
 pub mod identity;
 pub mod json;
 pub mod lease;
@@ -20,6 +23,8 @@ pub mod log;
 pub mod name;
 pub mod partition;
 pub mod position;
+pub mod pressure;
+pub mod recovery;
 pub mod relay;
 pub mod retry;
 pub mod role;

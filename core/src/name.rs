@@ -102,6 +102,11 @@ impl InstanceId {
     }
 }
 
+impl UserId {
+    /// Who speaks for the service itself.
+    pub const SYSTEM: &'static str = "system";
+}
+
 impl EventName {
     /// The event every chat message is.
     pub const NEW_MESSAGE: &'static str = "new_message";

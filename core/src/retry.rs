@@ -20,6 +20,9 @@ impl Policy {
     /// For a dependency that went away: a tenth of a second, growing to five.
     pub const RECONNECT: Self = Self { base: Duration::from_millis(100), cap: Duration::from_secs(5) };
 
+    /// For looking whether a dependency is back that is known to be gone: a second, growing to fifteen.
+    pub const PROBE: Self = Self { base: Duration::from_secs(1), cap: Duration::from_secs(15) };
+
     /// The delay before try `attempt`, counted from 0: uniform between nothing and `base * 2^attempt`, at most `cap`.
     pub fn delay(self, attempt: u32) -> Duration {
         let ceiling = self.base.saturating_mul(2_u32.saturating_pow(attempt.min(20))).min(self.cap);

@@ -2,11 +2,13 @@
 
 use std::{
     error::Error,
+    panic::AssertUnwindSafe,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use everpost_core::{retry::Policy, role::Role};
+use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::{StepError, WorkerMetrics};
@@ -32,14 +34,25 @@ pub trait Worker: Send {
     /// Does a bounded amount of work, or waits a bounded time for some. After an error the same work is tried again by
     /// the next call. Is never cancelled.
     async fn step(&mut self) -> Result<Step, StepError>;
+
+    /// A step has panicked. The next one is about the same work, and had better find out what was the matter with it.
+    fn panicked(&mut self) {}
+
+    /// No step follows.
+    async fn end(&mut self) {}
 }
 
-/// Steps until `stop`; a step that has begun is finished.
+/// Steps until `stop`; a step that has begun is finished. One that panics is a failure like any other: the next record
+/// is not to blame, nor is the rest of the process.
 pub async fn drive<W: Worker>(mut worker: W, metrics: &WorkerMetrics, stop: &CancellationToken) {
     let (mut failures, mut complained) = (0_u32, None::<Instant>);
     while !stop.is_cancelled() {
         let began = Instant::now();
-        match worker.step().await {
+        let step = AssertUnwindSafe(worker.step()).catch_unwind().await;
+        if step.is_err() {
+            worker.panicked();
+        }
+        match step.unwrap_or(Err(StepError::Panicked)) {
             Ok(step) => {
                 failures = 0;
                 metrics.stepped(W::ROLE, step, began.elapsed());
@@ -56,6 +69,7 @@ pub async fn drive<W: Worker>(mut worker: W, metrics: &WorkerMetrics, stop: &Can
             }
         }
     }
+    worker.end().await;
 }
 
 fn complain(role: Role, error: &StepError, failures: u32) {

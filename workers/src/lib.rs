@@ -6,17 +6,23 @@
 //!
 //! Deliberately absent: configuration, sockets towards clients, and any state that a crash would miss.
 
+mod audit;
+mod caution;
 mod drive;
 mod fanout;
+mod history;
+mod holes;
 mod metrics;
 mod ownership;
 mod persist;
+mod pressure;
 
 use std::sync::Arc;
 
 use everpost_core::{
     lease::Leases,
     log::{Log, LogError},
+    recovery::Recovery,
     relay::Relay,
     role::Role,
     store::{Store, StoreError},
@@ -26,9 +32,11 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     drive::{Step, Worker, drive},
     fanout::Fanout,
+    history::register_recovery,
     metrics::WorkerMetrics,
     ownership::{Held, Ownership},
     persist::Persist,
+    pressure::{Outlook, Pressure, PressureMetrics, Watcher},
 };
 
 /// What the workers work with.
@@ -42,6 +50,8 @@ pub struct Ports {
     pub relay: Arc<dyn Relay>,
     /// Where events stay.
     pub store: Arc<dyn Store>,
+    /// Who notices when the log has lost something.
+    pub recovery: Arc<Recovery>,
 }
 
 /// Why a step did not succeed.
@@ -53,6 +63,9 @@ pub enum StepError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Nobody expected it.
+    #[error("a step panicked")]
+    Panicked,
 }
 
 impl StepError {
@@ -61,6 +74,7 @@ impl StepError {
         match self {
             Self::Log(error) => error.is_retryable(),
             Self::Store(error) => error.is_retryable(),
+            Self::Panicked => false,
         }
     }
 }
@@ -68,7 +82,13 @@ impl StepError {
 /// Runs one role until it is told to stop, then finishes the step it is in and hands its partitions over.
 ///
 /// Any number of processes may run the same role: they share the partitions.
-pub async fn run(role: Role, ports: Ports, metrics: WorkerMetrics, stop: CancellationToken) -> Result<(), StepError> {
+pub async fn run(
+    role: Role,
+    ports: Ports,
+    pressure: Pressure,
+    metrics: WorkerMetrics,
+    stop: CancellationToken,
+) -> Result<(), StepError> {
     let follower = ports.log.follow(role).await?;
     let (mut ownership, held) = Ownership::new(role, ports.leases.clone(), ports.log.partitions());
     // The leases outlive the work by one step, so that the last acknowledgement still counts.
@@ -76,7 +96,10 @@ pub async fn run(role: Role, ports: Ports, metrics: WorkerMetrics, stop: Cancell
     let keep = ownership.keep(keeping.clone());
     let work = async {
         match role {
-            Role::Persist => drive(Persist::new(follower, held, ports), &metrics, &stop).await,
+            Role::Persist => {
+                let persist = Persist::new(follower, held, ports).under(pressure).counting(metrics.clone());
+                drive(persist, &metrics, &stop).await;
+            }
             Role::Fanout => drive(Fanout::new(follower, held, ports), &metrics, &stop).await,
         }
         keeping.cancel();

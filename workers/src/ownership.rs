@@ -89,8 +89,9 @@ impl Ownership {
         let (began, before) = (Instant::now(), self.mine.len());
         self.beat().await?;
         let share = self.share().await?;
+        let looking = Instant::now();
         let views = self.leases.view(self.role).await?;
-        if began.elapsed() > SLOW {
+        if looking.elapsed() > SLOW {
             self.pulses.clear();
         }
         for (partition, view) in self.partitions.iter().zip(views) {
@@ -164,11 +165,12 @@ impl Ownership {
 
     async fn give_back(&mut self) {
         self.held.set(Vec::new(), Instant::now());
+        // First of all: whoever finds a free lease must not count this worker's share any more.
+        let _ = self.leases.retire(self.role, &self.owner).await; // whoever stays notices by itself
         for lease in self.mine.drain(..) {
             if let Err(error) = self.leases.release(&lease).await {
                 tracing::debug!(role = %self.role, %error, "a lease was left to run out");
             }
         }
-        let _ = self.leases.retire(self.role, &self.owner).await; // whoever stays notices by itself
     }
 }

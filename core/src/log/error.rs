@@ -2,7 +2,7 @@
 
 use std::{error::Error, sync::Arc};
 
-use crate::coalesce::Stopped;
+use crate::{coalesce::Stopped, disk::DiskFailed};
 
 /// A failure of the log. Cheap to clone, because one failed batch answers many callers.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -13,6 +13,9 @@ pub enum LogError {
     /// It has no room for more events until some are stored.
     #[error("the event log is full")]
     Full,
+    /// It was restarted or has lost something, and is being brought back; nothing was changed.
+    #[error("the event log is coming back and takes nothing for a moment")]
+    Renewing,
     /// The lease belongs to somebody else by now.
     #[error("another worker owns this partition")]
     Fenced,
@@ -22,6 +25,9 @@ pub enum LogError {
     /// It is set up in a way that would make a promise false.
     #[error("{0}")]
     Unsuitable(String),
+    /// Nobody knows what its disk holds; this process ends, and the next one reads it.
+    #[error(transparent)]
+    Disk(#[from] DiskFailed),
     /// The process is stopping.
     #[error("the event log is closing")]
     Closing,
@@ -35,7 +41,7 @@ impl LogError {
 
     /// Whether the same call can succeed later without anybody's help.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Full | Self::Closing)
+        matches!(self, Self::Unavailable(_) | Self::Full | Self::Renewing | Self::Disk(_) | Self::Closing)
     }
 }
 

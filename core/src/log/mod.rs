@@ -7,6 +7,7 @@
 mod error;
 pub mod redis;
 pub mod sqlite;
+mod vitals;
 
 use std::{fmt, time::Duration};
 
@@ -14,9 +15,13 @@ use async_trait::async_trait;
 use serde::Serialize;
 use uuid::Uuid;
 
-pub use self::error::LogError;
+pub use self::{
+    error::LogError,
+    vitals::{Memory, Vitals},
+};
 use crate::{
     event::{Draft, Record},
+    generation::Generation,
     identity::Digest,
     lease::Lease,
     name::ConversationId,
@@ -105,6 +110,68 @@ pub struct Batch {
     pub records: Vec<Record>,
 }
 
+/// Why a partition cannot go on as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The server that holds it was started anew, or it is another server: its last events may be missing.
+    Restarted,
+    /// Nothing is known of it: it was emptied.
+    Emptied,
+    /// Some of what belongs to it is gone.
+    Incomplete,
+    /// The consumer group of a role is gone, or has forgotten what it handed out.
+    Ungrouped,
+    /// It is an older copy of itself.
+    Older,
+    /// Somebody began a new generation and did not finish.
+    HalfRenewed,
+}
+
+impl Fault {
+    /// One word for it: log field, metric label, column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Restarted => "restarted",
+            Self::Emptied => "emptied",
+            Self::Incomplete => "incomplete",
+            Self::Ungrouped => "ungrouped",
+            Self::Older => "older",
+            Self::HalfRenewed => "half_renewed",
+        }
+    }
+}
+
+/// How a partition is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Which one.
+    pub partition: Partition,
+    /// The generation it is in; 0 when it does not know.
+    pub generation: u16,
+    /// What is wrong with it, if anything is.
+    pub fault: Option<Fault>,
+    /// The last offset that is left.
+    pub end: u64,
+    /// Whether what it knows of conversations and identities is what it knew at that offset.
+    pub intact: bool,
+    /// The last offset this process has seen accepted; beyond `end` it is lost.
+    pub seen: u64,
+    /// What the adapter recognises this very state by.
+    pub witness: String,
+}
+
+/// How a partition goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewal {
+    /// In which generation.
+    pub generation: Generation,
+    /// Whether it may go on with the sequence numbers and identities it knows; else it forgets them, and asks the store
+    /// for each conversation again.
+    pub intact: bool,
+    /// Up to where everything is stored; groups that are gone begin there.
+    pub stored: Position,
+}
+
 /// A durable, partitioned log of events.
 #[async_trait]
 pub trait Log: Send + Sync {
@@ -126,8 +193,12 @@ pub trait Log: Send + Sync {
     /// survives the second try. After an error the outcome is unknown; repeating the same drafts is safe.
     async fn append(&self, partition: Partition, drafts: &[Draft]) -> Result<Vec<Appended>, LogError>;
 
+    /// The generation of a partition as far as this process knows.
+    fn generation(&self, partition: Partition) -> u16;
+
     /// Tells the log how far conversations of a partition have come in the store. Never moves one back; idempotent.
-    async fn hydrate(&self, partition: Partition, tops: &[Top]) -> Result<(), LogError>;
+    /// The store must have been asked in that generation: [`LogError::Renewing`] when it is no longer the present one.
+    async fn hydrate(&self, partition: Partition, generation: u16, tops: &[Top]) -> Result<(), LogError>;
 
     /// At most about `max` records after a position, for anybody who wants to look; needs no lease, changes nothing.
     async fn read_after(&self, partition: Partition, after: Position, max: usize) -> Result<Tail, LogError>;
@@ -138,12 +209,32 @@ pub trait Log: Send + Sync {
     /// Up to where a role has acknowledged each partition.
     async fn progress(&self, role: Role) -> Result<Vec<Position>, LogError>;
 
+    /// How the log is doing; cheap enough to be asked every second.
+    async fn vitals(&self) -> Result<Vitals, LogError>;
+
+    /// What makes a promise of this log false as it is set up now, each with its remedy. Nothing, while all is well.
+    async fn faults(&self) -> Result<Vec<String>, LogError>;
+
     /// Joins the consumer group of a role.
     async fn follow(&self, role: Role) -> Result<Box<dyn Follower>, LogError>;
 
     /// Removes from the front of the leased partition what every role has acknowledged, but never the last `keep`
     /// records. Returns how many were removed.
     async fn trim(&self, lease: &Lease, keep: u64) -> Result<u64, LogError>;
+
+    /// The last number given in each conversation of a partition that the log knows.
+    async fn tops(&self, partition: Partition) -> Result<Vec<Top>, LogError>;
+
+    /// Looks at every partition for signs that it is not what it was, and learns their generations.
+    async fn survey(&self) -> Result<Vec<Condition>, LogError>;
+
+    /// Lets a partition go on in a new generation, with nobody's leases; `false`, and nothing changed, if it no longer
+    /// looks as it was surveyed.
+    async fn renew(&self, condition: &Condition, renewal: &Renewal) -> Result<bool, LogError>;
+
+    /// The next records that are left after a position, whatever is missing between them, of a partition that is not
+    /// sound; none at the end.
+    async fn salvage(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Record>, LogError>;
 }
 
 /// A member of a role's consumer group. What it has read and not acknowledged is read again by the next owner, in

@@ -73,6 +73,10 @@ impl Relay for LocalRelay {
         Ok(())
     }
 
+    async fn instances(&self) -> Result<Vec<InstanceId>, LogError> {
+        Ok(self.state().inboxes.keys().cloned().collect())
+    }
+
     async fn join(&self, instance: &InstanceId, topics: &[Topic]) -> Result<(), LogError> {
         let mut state = self.state();
         for topic in topics {

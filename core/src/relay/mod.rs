@@ -108,6 +108,9 @@ pub trait Relay: Send + Sync {
     /// Withdraws a gateway that stops.
     async fn close(&self, instance: &InstanceId) -> Result<(), LogError>;
 
+    /// Every gateway that is known, in no particular order.
+    async fn instances(&self) -> Result<Vec<InstanceId>, LogError>;
+
     /// Registers topics. Idempotent.
     async fn join(&self, instance: &InstanceId, topics: &[Topic]) -> Result<(), LogError>;
 

@@ -1,7 +1,10 @@
 //! Numbers and names as both databases keep them.
 
-use super::{Standing, StoreError};
-use crate::name::{ConversationId, InvalidName, UserId};
+use super::{Installation, Standing, StoreError};
+use crate::{
+    generation::{Generation, History},
+    name::{ConversationId, InvalidName, UserId},
+};
 
 /// A number as a column. Databases have no unsigned integers; what no column can hold is beyond everything stored.
 pub(super) fn to_column(number: u64) -> i64 {
@@ -35,6 +38,23 @@ pub(super) fn standing((exists, takes_part): (bool, bool)) -> Standing {
         (true, false) => Standing::Stranger,
         (false, false) => Standing::Unknown,
     }
+}
+
+/// What a log was set up with.
+pub(super) fn installation(epoch: i64, partitions: i64) -> Option<Installation> {
+    Some(Installation { epoch: epoch.try_into().ok()?, partitions: partitions.try_into().ok()? })
+}
+
+/// The generations in rows of partition, number and base, in their order.
+pub(super) fn history(partitions: usize, rows: impl IntoIterator<Item = (i64, i64, i64)>) -> History {
+    let mut later = vec![Vec::new(); partitions];
+    for (partition, number, base) in rows {
+        let of = usize::try_from(partition).ok().and_then(|index| later.get_mut(index));
+        if let (Some(of), Ok(number)) = (of, u16::try_from(number)) {
+            of.push(Generation { number, base: from_column(base) });
+        }
+    }
+    History::new(later)
 }
 
 fn damaged(error: InvalidName) -> StoreError {

@@ -12,7 +12,10 @@
 use uuid::Uuid;
 
 use super::StoreError;
-use crate::{event::Event, name::EventName};
+use crate::{
+    event::{CorruptRecord, Event, Record},
+    name::EventName,
+};
 
 /// What the database holds where a record belongs.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,6 +28,15 @@ pub(super) struct Found {
 
 /// An event that repeats another one's key: its index among those looked at, and the data of its tombstone.
 pub(super) type Duplicate = (usize, String);
+
+/// The fields of records. One that cannot be read is refused, unless a newer version wrote it: that one is waited for.
+pub(super) fn events(records: &[Record]) -> Result<Vec<Event<'_>>, StoreError> {
+    let unreadable = |record: &Record, error: CorruptRecord| match record.is_newer() {
+        true => StoreError::unavailable("a newer version wrote what is to be stored"),
+        false => StoreError::refused(error),
+    };
+    records.iter().map(|record| record.event().map_err(|error| unreadable(record, error))).collect()
+}
 
 /// Decides about events by what was found for each.
 pub(super) fn settle(events: &[Event<'_>], found: &[Found]) -> Result<Vec<Duplicate>, StoreError> {

@@ -2,7 +2,7 @@
 
 use std::{error::Error, sync::Arc};
 
-use crate::{coalesce::Stopped, position::Position};
+use crate::{coalesce::Stopped, disk::DiskFailed, position::Position};
 
 /// A failure of the store. Cheap to clone, because one failed read answers many callers.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -22,6 +22,9 @@ pub enum StoreError {
     /// What it holds cannot be read.
     #[error("the database holds something unreadable: {0}")]
     Damaged(String),
+    /// Nobody knows what its disk holds; this process ends, and the next one reads it.
+    #[error(transparent)]
+    Disk(#[from] DiskFailed),
     /// The process is stopping.
     #[error("the database is closing")]
     Closing,
@@ -40,7 +43,7 @@ impl StoreError {
 
     /// Whether the same call can succeed later without anybody's help.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Closing)
+        matches!(self, Self::Unavailable(_) | Self::Disk(_) | Self::Closing)
     }
 }
 

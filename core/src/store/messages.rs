@@ -21,16 +21,23 @@ pub struct Want {
     pub after: u64,
 }
 
+/// A part of a conversation, from one sequence number to another, both included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretch {
+    /// Of which conversation.
+    pub conversation: ConversationId,
+    /// Where it begins.
+    pub first: u64,
+    /// Where it ends.
+    pub last: u64,
+}
+
 /// A publish the store may know: conversation, sender, key.
 pub type Ask = (ConversationId, UserId, Key);
 
 /// Sequenced events, unique by conversation and sequence number, and by conversation, sender and key.
 #[async_trait]
 pub trait Messages: Send + Sync {
-    /// Ties the store to the log of an epoch, if it is not tied yet, and returns the epoch it is tied to. With another
-    /// log than its own a store would mix two histories.
-    async fn bind(&self, epoch: u32) -> Result<u32, StoreError>;
-
     /// Stores records that were read under leases, each lease with the last position it has read, in one transaction.
     ///
     /// The transaction counts only while every lease is the newest its partition has shown here
@@ -42,6 +49,9 @@ pub trait Messages: Send + Sync {
 
     /// Up to which position everything of each partition is stored, by partition; [`Position::ZERO`] where nothing is.
     async fn stored(&self, partitions: usize) -> Result<Vec<Position>, StoreError>;
+
+    /// How many events of each stretch are stored, tombstones included, in the order asked.
+    async fn count(&self, stretches: &[Stretch]) -> Result<Vec<u64>, StoreError>;
 
     /// For each want, at most `limit` records in sequence order, in the order asked.
     async fn after(&self, wants: &[Want], limit: usize) -> Result<Vec<Vec<Record>>, StoreError>;

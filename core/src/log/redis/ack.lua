@@ -9,10 +9,10 @@ end
 for i = 4, #ARGV, 500 do
   redis.call('XACK', KEYS[1], ARGV[2], unpack(ARGV, i, math.min(i + 499, #ARGV)))
 end
--- A position already passed is acknowledged again without harm.
-local generation, offset = string.match(ARGV[3], '^(%d+)-(%d+)$')
-local before, passed = string.match(redis.call('HGET', KEYS[2], 'at:' .. ARGV[2]) or '0-0', '^(%d+)-(%d+)$')
-if before ~= generation or tonumber(offset) > tonumber(passed) then
+-- A position already passed is acknowledged again without harm; offsets go on from generation to generation.
+local offset = tonumber(string.match(ARGV[3], '%d+$'))
+local passed = tonumber(string.match(redis.call('HGET', KEYS[2], 'at:' .. ARGV[2]) or '0-0', '%d+$'))
+if offset >= passed then
   redis.call('HSET', KEYS[2], 'at:' .. ARGV[2], ARGV[3])
 end
 return 1

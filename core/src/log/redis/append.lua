@@ -2,7 +2,7 @@
 -- Appends drafts of one partition as one stream entry, or says for each why not.
 --
 -- KEYS  log, meta, tops, identities (new), identities (old)
--- ARGV  generation, leeway ms, number of conversations, their names,
+-- ARGV  'arm', or: generation, last offset the caller has seen, leeway ms, number of conversations, their names,
 --       for all drafts together: conversation of each (one byte, counted from 1), minted ms of each, events as lines,
 --       then the identity of each, then message id and body digest of each
 -- Reply {offset before the first, answer, …}; an answer is a seq, the first event's particulars, 0 (unverified)
@@ -13,23 +13,47 @@
 --
 -- A script is isolated but not rolled back: everything is decided before the first write, and the write that could
 -- fail goes first.
-local generation, leeway, known = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+--
+-- A server that was started anew knows no scripts, so the first call of this one must be an EVAL, and that is made with
+-- 'arm': it finds out whether the log was ever declared sound under this run of the server, and freezes it if not. No
+-- append slips in between a restart and its discovery, and none pays for the question. Each partition has a script of
+-- its own for it, by a comment with its number.
+if ARGV[1] == 'arm' then
+  local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  local sound = redis.call('HMGET', KEYS[2], 'run', 'generation')
+  if sound[1] == run then
+    return 1
+  end
+  if sound[2] then
+    redis.call('HSET', KEYS[2], 'frozen', sound[2])
+    redis.call('HDEL', KEYS[2], 'generation')
+  end
+  return 0
+end
+local generation, seen, leeway, known = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local meta = redis.call('HMGET', KEYS[2], 'generation', 'last', 'known_since')
 if meta[1] ~= generation then
   return redis.error_reply('STALE the log is in generation ' .. tostring(meta[1]))
 end
 local last, known_since = tonumber(meta[2]), tonumber(meta[3])
+if last < seen then
+  return redis.error_reply('STALE the log was set back')
+end
 
-local tops = redis.call('HMGET', KEYS[3], unpack(ARGV, 4, 3 + known))
+-- The field without a name tells whether the tops are all there.
+local tops = redis.call('HMGET', KEYS[3], '', unpack(ARGV, 5, 4 + known))
+if not tops[1] then
+  return redis.error_reply('STALE the conversations are gone')
+end
 local seqs, born = {}, {}
 for c = 1, known do
-  if tops[c] then
-    local seq, ms = string.match(tops[c], '^(%d+) (%d+)$')
+  if tops[c + 1] then
+    local seq, ms = string.match(tops[c + 1], '^(%d+) (%d+)$')
     seqs[c], born[c] = tonumber(seq), tonumber(ms)
   end
 end
 
-local at = 4 + known
+local at = 5 + known
 local conversations, mints, events = ARGV[at], ARGV[at + 1], ARGV[at + 2]
 local count = #conversations
 local identity, particular = at + 2, at + 2 + count
@@ -83,10 +107,16 @@ for i = 1, count do
 end
 
 if offset > last then
-  redis.call('XADD', KEYS[1], generation .. '-' .. offset, 'seqs', table.concat(numbers, ' '), 'events', events)
+  local id = generation .. '-' .. offset
+  local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', id, 'seqs', table.concat(numbers, ' '), 'events', events)
+  if not added or type(added) == 'table' and string.find(added.err or '', 'smaller') then
+    return redis.error_reply('STALE the stream is not the one this was decided about')
+  elseif type(added) == 'table' and added.err then
+    return added
+  end
   local moved = {}
   for c in pairs(changed) do
-    moved[#moved + 1] = ARGV[3 + c]
+    moved[#moved + 1] = ARGV[4 + c]
     moved[#moved + 1] = seqs[c] .. ' ' .. born[c]
   end
   redis.call('HSET', KEYS[3], unpack(moved))

@@ -4,10 +4,13 @@
 //! group's whole pending list in order, and nothing is ever claimed by idle time or lost with a consumer. A blocking
 //! read has its own connection and is never cancelled, because Redis hands entries also to a reader that stopped
 //! listening; after any failed read the pending lists are read again.
+//!
+//! The request of a reader that has lost its lease can arrive late, when another one reads already, and take entries
+//! with it. They show as missing offsets, or by themselves in the pending list, and are read from there, in order.
 
 use std::{
     collections::{HashMap, VecDeque},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -16,7 +19,7 @@ use redis::{Value, aio::MultiplexedConnection, cmd};
 use super::{RedisLog, link::failed, wire};
 use crate::{
     lease::Lease,
-    log::{Batch, Follower, LogError},
+    log::{Batch, Follower, Log, LogError},
     partition::Partition,
     position::Position,
     role::Role,
@@ -24,6 +27,8 @@ use crate::{
 
 const CONSUMER: &str = "owner";
 const SLACK: Duration = Duration::from_secs(5);
+/// How often the pending lists are looked at for entries that somebody else was handed.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What this member knows of one leased partition.
 struct Held {
@@ -32,6 +37,20 @@ struct Held {
     pending_after: Option<Position>,
     /// Entries read and not acknowledged.
     unacked: VecDeque<Position>,
+    /// Up to where everything was read, by this member or those before it.
+    read_up_to: Position,
+}
+
+impl Held {
+    /// Whether something lies before these entries that was not read.
+    fn misses(&self, entries: &[wire::Entry]) -> bool {
+        let first = entries.iter().find_map(|entry| entry.records.first()).map(|record| record.position);
+        let comparable = |first: &Position| self.read_up_to.generation() == first.generation();
+        let begins = self.read_up_to == Position::ZERO;
+        first
+            .filter(|first| begins || comparable(first))
+            .is_some_and(|first| first.offset() > self.read_up_to.offset() + 1)
+    }
 }
 
 pub(super) struct RedisFollower {
@@ -40,20 +59,28 @@ pub(super) struct RedisFollower {
     connection: Option<MultiplexedConnection>,
     held: HashMap<Partition, Held>,
     records_per_entry: usize,
+    swept: Instant,
 }
 
 impl RedisFollower {
     pub(super) fn new(log: RedisLog, role: Role) -> Self {
-        Self { log, role, connection: None, held: HashMap::new(), records_per_entry: 1 }
+        let swept = Instant::now();
+        Self { log, role, connection: None, held: HashMap::new(), records_per_entry: 1, swept }
     }
 
     /// Takes note of leases gained and lost.
-    fn hold(&mut self, leases: &[Lease]) {
+    async fn hold(&mut self, leases: &[Lease]) -> Result<(), LogError> {
         self.held.retain(|_, held| leases.contains(&held.lease));
+        if leases.iter().all(|lease| self.held.contains_key(&lease.partition)) {
+            return Ok(());
+        }
+        let progress = self.log.progress(self.role).await?;
         for &lease in leases {
-            let anew = || Held { lease, pending_after: Some(Position::ZERO), unacked: VecDeque::new() };
+            let read_up_to = progress.get(lease.partition.index()).copied().unwrap_or_default();
+            let anew = || Held { lease, pending_after: Some(Position::ZERO), unacked: VecDeque::new(), read_up_to };
             self.held.entry(lease.partition).or_insert_with(anew);
         }
+        Ok(())
     }
 
     /// What an earlier owner left, one partition at a time, in order.
@@ -73,18 +100,42 @@ impl RedisFollower {
         Ok(None)
     }
 
+    /// What was handed to a reader that no longer owns the partition, where nothing came after it.
+    async fn read_strays(&mut self, count: usize) -> Result<Vec<Batch>, LogError> {
+        if self.swept.elapsed() < SWEEP_EVERY {
+            return Ok(Vec::new());
+        }
+        self.swept = Instant::now();
+        let places = self.held.iter().map(|(&partition, held)| (partition, wire::id(held.read_up_to))).collect();
+        self.read_from(places, count, None).await
+    }
+
     async fn read_new(&mut self, count: usize, wait: Duration) -> Result<Vec<Batch>, LogError> {
-        let partitions: Vec<Partition> = self.held.keys().copied().collect();
-        let mut read = self.command(count, Some(wait));
-        read.arg("STREAMS");
+        let places = self.held.keys().map(|&partition| (partition, ">".to_owned())).collect();
+        self.read_from(places, count, Some(wait)).await
+    }
+
+    async fn read_from(
+        &mut self,
+        places: Vec<(Partition, String)>,
+        count: usize,
+        wait: Option<Duration>,
+    ) -> Result<Vec<Batch>, LogError> {
+        let (partitions, ids): (Vec<Partition>, Vec<String>) = places.into_iter().unzip();
         let keys: Vec<String> = partitions.iter().map(|&partition| self.log.keys().log(partition)).collect();
-        read.arg(&keys).arg(vec![">"; keys.len()]);
-        let reply = self.query(&read, wait).await?;
+        let mut read = self.command(count, wait);
+        read.arg("STREAMS").arg(&keys).arg(ids);
+        let reply = self.query(&read, wait.unwrap_or_default()).await?;
         let by_key: HashMap<Vec<u8>, Partition> = keys.into_iter().map(String::into_bytes).zip(partitions).collect();
         let mut batches = Vec::new();
         for (key, entries) in wire::streams(reply) {
-            let held = by_key.get(&key).and_then(|partition| self.held.get_mut(partition));
-            batches.extend(held.and_then(|held| take(held, entries)));
+            let Some(held) = by_key.get(&key).and_then(|partition| self.held.get_mut(partition)) else { continue };
+            if held.misses(&entries) {
+                // By now these are in the pending list as well, behind what is missing.
+                held.pending_after = Some(held.read_up_to);
+                continue;
+            }
+            batches.extend(take(held, entries));
         }
         Ok(batches)
     }
@@ -131,6 +182,7 @@ impl RedisFollower {
 
 fn take(held: &mut Held, entries: Vec<wire::Entry>) -> Option<Batch> {
     held.unacked.extend(entries.iter().map(|entry| entry.id));
+    held.read_up_to = entries.last().map_or(held.read_up_to, |last| last.id.max(held.read_up_to));
     for lost in entries.iter().filter(|entry| entry.records.is_empty()) {
         tracing::error!(partition = held.lease.partition.0, position = ?lost.id, "an entry vanished from the log");
     }
@@ -141,7 +193,7 @@ fn take(held: &mut Held, entries: Vec<wire::Entry>) -> Option<Batch> {
 #[async_trait]
 impl Follower for RedisFollower {
     async fn read(&mut self, leases: &[Lease], max: usize, wait: Duration) -> Result<Vec<Batch>, LogError> {
-        self.hold(leases);
+        self.hold(leases).await?;
         if self.held.is_empty() {
             tokio::time::sleep(wait).await;
             return Ok(Vec::new());
@@ -150,7 +202,13 @@ impl Follower for RedisFollower {
         if let Some(batch) = self.read_pending(count).await? {
             return Ok(vec![batch]);
         }
-        let batches = self.read_new(count, wait).await?;
+        let mut batches = self.read_strays(count).await?;
+        if batches.is_empty() {
+            batches = self.read_new(count, wait).await?;
+        }
+        if batches.is_empty() {
+            batches.extend(self.read_pending(count).await?);
+        }
         let records: usize = batches.iter().map(|batch| batch.records.len()).sum();
         let entries: usize = self.held.values().map(|held| held.unacked.len()).sum();
         if let Some(average) = records.checked_div(entries) {

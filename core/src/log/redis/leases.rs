@@ -40,10 +40,11 @@ impl Leases for RedisLog {
 
     async fn announce(&self, role: Role, owner: &str) -> Result<Vec<(String, u64)>, LogError> {
         let key = self.keys().workers(role);
-        let mut announce = pipe();
-        announce.hincr(&key, owner, 1).ignore().hgetall(&key);
-        let (workers,): (Vec<(String, u64)>,) = self.link().pipeline(&announce).await?;
-        Ok(workers)
+        let announce = |call: &mut redis::ScriptInvocation<'_>| {
+            call.arg(owner).arg(1);
+        };
+        self.link().insist::<()>("HINCRBY", &key, announce).await?;
+        self.link().query(cmd("HGETALL").arg(&key)).await
     }
 
     async fn acquire(

@@ -7,7 +7,7 @@
 //! requests that share a connection would therefore wait for each other's flushes; each partition's appends have their
 //! own.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult, Script,
@@ -26,6 +26,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) struct Link {
     client: Client,
     shared: ConnectionManager,
+    insist: Arc<Script>,
 }
 
 impl Link {
@@ -35,13 +36,13 @@ impl Link {
         let info = url.expose_secret().into_connection_info().map_err(unreadable)?;
         let client = Client::open(info.set_tcp_settings(TcpSettings::default().set_nodelay(true))).map_err(failed)?;
         let shared = within(client.get_connection_manager_with_config(config())).await?;
-        Ok(Self { client, shared })
+        Ok(Self { client, shared, insist: Arc::new(Script::new(include_str!("insist.lua"))) })
     }
 
     /// The same server over a connection that is shared with nobody else.
     pub(crate) async fn another(&self) -> Result<Self, LogError> {
         let shared = within(self.client.get_connection_manager_with_config(config())).await?;
-        Ok(Self { client: self.client.clone(), shared })
+        Ok(Self { client: self.client.clone(), shared, insist: self.insist.clone() })
     }
 
     /// A connection for one reader that blocks; it has no response timeout, the reader sets its own deadline.
@@ -73,6 +74,20 @@ impl Link {
         fill(&mut invocation);
         within(invocation.invoke_async(&mut connection)).await
     }
+
+    /// Carries out one command on one key, also when Redis is at its memory limit.
+    pub(crate) async fn insist<T: FromRedisValue>(
+        &self,
+        command: &str,
+        key: &str,
+        fill: impl FnOnce(&mut redis::ScriptInvocation<'_>),
+    ) -> Result<T, LogError> {
+        self.script(&self.insist, |call| {
+            call.key(key).arg(command);
+            fill(call);
+        })
+        .await
+    }
 }
 
 fn config() -> ConnectionManagerConfig {
@@ -93,9 +108,12 @@ async fn within<T>(call: impl Future<Output = RedisResult<T>>) -> Result<T, LogE
 
 /// Sorts a failure of Redis by what can be done about it.
 pub(crate) fn failed(error: RedisError) -> LogError {
-    match (error.kind(), error.code()) {
+    // Of a pipeline the client tells no code, only those of the commands that failed.
+    let failures = error.clone().into_server_errors();
+    let code = failures.as_ref().and_then(|failures| failures.first()).map(|(_, failure)| failure.code());
+    match (error.kind(), code.or(error.code())) {
         (_, Some("OOM")) => LogError::Full,
-        (_, Some("STALE")) => LogError::Damaged(error.detail().unwrap_or_default().to_owned()),
+        (_, Some("STALE" | "NOGROUP" | "NOSCRIPT")) => LogError::Renewing,
         (_, Some("WRONGTYPE")) => LogError::Damaged("a key holds a value of another kind".to_owned()),
         (ErrorKind::AuthenticationFailed | ErrorKind::Server(ServerErrorKind::NoPerm), _) => LogError::Unsuitable(
             format!("Redis refused access: {}", error.detail().unwrap_or("check user and password")),

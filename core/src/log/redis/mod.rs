@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! everpost:{3}:log              stream; an entry is one append: seqs, and events as lines (0 for a line not accepted)
-//! everpost:{3}:meta             generation, last offset, at:<role> = position acknowledged
-//! everpost:{3}:tops             conversation -> "seq born_ms"
+//! everpost:{3}:meta             generation, base, last offset, run id of the server, at:<role> = position acknowledged
+//! everpost:{3}:tops             conversation -> "seq born_ms", and '' -> generation, by which its loss shows
 //! everpost:{3}:identities:new   identity -> what a repeat is told (and :old, the window before)
 //! everpost:{3}:lease:<role>     owner, token, beat
 //! ```
@@ -11,47 +11,51 @@
 //! Entry ids are `generation-offset`, offset being that of the entry's last event. Offsets are dense, so anyone reading
 //! the stream sees a missing event. All events of one append share one entry: reading, pending lists and the
 //! append-only file then cost by batch and not by event.
+//!
+//! Whether the server still is the one it was is found out by `append.lua` and `survey.lua`; see [`crate::recovery`].
 
+mod append;
 mod follower;
+mod install;
 pub(crate) mod keys;
 mod leases;
 pub(crate) mod link;
+mod renewal;
 mod settings;
+mod vitals;
 pub(crate) mod wire;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use async_trait::async_trait;
-use redis::{Script, Value, cmd, pipe};
+use redis::{Cmd, Script, Value, cmd, pipe};
 use secrecy::SecretString;
-use tokio::sync::OnceCell;
 
 pub use self::settings::RedisSettings;
-use self::{follower::RedisFollower, keys::Keys, link::Link};
-use super::{Appended, Durability, Follower, Log, LogError, Tail, Top};
+use self::{append::Appender, follower::RedisFollower, keys::Keys, link::Link};
+use super::{Appended, Condition, Durability, Follower, Log, LogError, Renewal, Tail, Top, Vitals};
 use crate::{
-    clock::now_ms,
-    event::Draft,
-    identity::CLOCK_LEEWAY_MS,
+    event::{Draft, Record},
     lease::Lease,
     partition::{Partition, Partitions},
     position::Position,
     role::Role,
+    store::Installation,
 };
 
 /// Drafts in one script call; keeps a call well under a millisecond, because Redis does nothing else meanwhile.
 const MAX_BATCH: usize = 128;
-/// Bytes of data up to which an append is small.
-const SMALL_APPEND: usize = 1_024;
 /// Identities are remembered at least this long, and at most twice as long once they are stored.
 const IDENTITY_WINDOW_MS: u64 = 300_000;
 /// The memory of identities turns over early when this many are new in one partition.
 const MAX_NEW_IDENTITIES: u64 = 20_000;
-const LAYOUT: &str = "1";
-const GENERATION: u16 = 1;
 
 struct Scripts {
-    append: Script,
+    survey: Script,
+    renew: Script,
     hydrate: Script,
     ack: Script,
     trim: Script,
@@ -62,7 +66,8 @@ struct Scripts {
 impl Scripts {
     fn new() -> Self {
         Self {
-            append: Script::new(include_str!("append.lua")),
+            survey: Script::new(include_str!("survey.lua")),
+            renew: Script::new(include_str!("renew.lua")),
             hydrate: Script::new(include_str!("hydrate.lua")),
             ack: Script::new(include_str!("ack.lua")),
             trim: Script::new(include_str!("trim.lua")),
@@ -89,8 +94,7 @@ pub struct RedisLogConfig {
 #[derive(Clone)]
 pub struct RedisLog {
     link: Link,
-    /// For each partition, opened with its first append.
-    appenders: Arc<[OnceCell<Link>]>,
+    appenders: Arc<[Appender]>,
     keys: Keys,
     scripts: Arc<Scripts>,
     partitions: Partitions,
@@ -99,23 +103,29 @@ pub struct RedisLog {
 }
 
 impl RedisLog {
-    /// Connects, refuses settings under which the promised durability would be a lie, and sets up what is missing.
-    pub async fn open(config: &RedisLogConfig) -> Result<Self, LogError> {
+    /// Connects, refuses settings under which the promised durability would be a lie, and sets up what is missing. An
+    /// installation that is `known` to be there is not set up anew: if Redis forgot it, that is for
+    /// [`crate::recovery`] to mend.
+    pub async fn open(config: &RedisLogConfig, known: Option<Installation>) -> Result<Self, LogError> {
         let link = Link::connect(&config.url).await?;
         let settings = RedisSettings::read(&link).await?;
-        let mut faults = settings.faults();
-        if config.durability == Durability::Fsync {
-            faults.extend(settings.durability_faults());
-        }
+        let faults = settings.faults_for(config.durability);
         if !faults.is_empty() {
             return Err(LogError::Unsuitable(faults.join("; ")));
         }
         let keys = Keys::new(&config.prefix);
-        let (epoch, partitions) = install(&link, &keys, config.partitions).await?;
+        let wanted = known.unwrap_or_else(|| Installation {
+            epoch: uuid::Uuid::new_v4().as_u128() as u32,
+            partitions: config.partitions.count() as u16,
+        });
+        let (epoch, partitions) = install::install(&link, &keys, wanted).await?;
         let scripts = Arc::new(Scripts::new());
-        let appenders = partitions.iter().map(|_| OnceCell::new()).collect();
+        let appenders = partitions.iter().map(Appender::new).collect();
         let log = Self { link, appenders, keys, scripts, partitions, epoch, durability: config.durability };
-        log.prepare().await?;
+        if known.is_none() {
+            log.prepare(&settings.run_id).await?;
+        }
+        log.survey().await?;
         Ok(log)
     }
 
@@ -132,87 +142,12 @@ impl RedisLog {
         &self.keys
     }
 
-    /// Creates each partition's bookkeeping and groups. A group starts before everything, never at the end.
-    async fn prepare(&self) -> Result<(), LogError> {
-        let mut setup = pipe();
-        let now = now_ms();
-        for partition in self.partitions.iter() {
-            let meta = self.keys.meta(partition);
-            let fields = [("generation", GENERATION.into()), ("last", 0), ("known_since", now), ("new_since", now)];
-            for (field, value) in fields.into_iter().chain([("old_until", 0_u64)]) {
-                setup.hset_nx(&meta, field, value).ignore();
-            }
-            for role in Role::ALL {
-                setup.hset_nx(&meta, format!("at:{role}"), format!("{GENERATION}-0")).ignore();
-            }
-        }
-        self.link.pipeline::<()>(&setup).await?;
-        for (partition, role) in self.partitions.iter().flat_map(|p| Role::ALL.map(|role| (p, role))) {
-            let mut create = cmd("XGROUP");
-            create.arg("CREATE").arg(self.keys.log(partition)).arg(role.as_str()).arg("0").arg("MKSTREAM");
-            match self.link.query::<()>(&create).await {
-                Err(LogError::Unavailable(cause)) if !cause.to_string().contains("BUSYGROUP") => {
-                    return Err(LogError::Unavailable(cause));
-                }
-                Err(error @ (LogError::Unsuitable(_) | LogError::Damaged(_))) => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+    fn range(&self, partition: Partition, after: Position, entries: usize) -> Cmd {
+        let mut range = cmd("XRANGE");
+        range.arg(self.keys.log(partition)).arg(format!("({}", wire::id(after))).arg("+");
+        range.arg("COUNT").arg(entries.max(1));
+        range
     }
-
-    /// Small appends share a connection, and with it system calls; large ones would wait there for each other.
-    async fn appender(&self, partition: Partition, drafts: &[Draft]) -> Result<&Link, LogError> {
-        let bytes: usize = drafts.iter().map(|draft| draft.data.len()).sum();
-        if bytes <= SMALL_APPEND {
-            return Ok(&self.link);
-        }
-        self.appenders[partition.index()].get_or_try_init(|| self.link.another()).await
-    }
-
-    fn append_arguments(drafts: &[Draft], call: &mut redis::ScriptInvocation<'_>) {
-        let mut names: Vec<&str> = Vec::new();
-        let conversations: Vec<u8> = drafts.iter().map(|draft| index_of(&mut names, draft)).collect();
-        let minted: Vec<String> = drafts.iter().map(|draft| draft.minted_ms().min(1 << 50).to_string()).collect();
-        let mut events = Vec::with_capacity(drafts.iter().map(|draft| draft.data.len() + 256).sum());
-        drafts.iter().for_each(|draft| wire::push_line(&mut events, &draft.header_tail(), &draft.data));
-        call.arg(GENERATION).arg(CLOCK_LEEWAY_MS).arg(names.len()).arg(names);
-        call.arg(conversations).arg(minted.join(" ")).arg(events);
-        for draft in drafts {
-            call.arg(&draft.identity().0[..]);
-        }
-        for draft in drafts {
-            call.arg([draft.message_id.as_bytes().as_slice(), &draft.body.0].concat());
-        }
-    }
-}
-
-/// Where the draft's conversation stands in the list, counted from 1, added if it is new. A batch has no more than
-/// [`MAX_BATCH`] of them, so a byte holds it.
-fn index_of<'a>(names: &mut Vec<&'a str>, draft: &'a Draft) -> u8 {
-    let name = draft.conversation.as_str();
-    let known = names.iter().position(|&known| known == name);
-    let index = known.unwrap_or_else(|| {
-        names.push(name);
-        names.len() - 1
-    });
-    (index + 1) as u8
-}
-
-/// Reads what the installation was set up with, or sets it up.
-async fn install(link: &Link, keys: &Keys, wanted: Partitions) -> Result<(u32, Partitions), LogError> {
-    let key = keys.install();
-    let mut setup = pipe();
-    setup.hset_nx(&key, "layout", LAYOUT).ignore();
-    setup.hset_nx(&key, "partitions", wanted.count()).ignore();
-    setup.hset_nx(&key, "epoch", uuid::Uuid::new_v4().as_u128() as u32).ignore();
-    setup.cmd("HMGET").arg(&key).arg(&["layout", "partitions", "epoch"]);
-    let ((layout, partitions, epoch),): ((String, u16, u32),) = link.pipeline(&setup).await?;
-    if layout != LAYOUT {
-        return Err(LogError::Unsuitable(format!("the log in Redis has layout {layout}, this version knows {LAYOUT}")));
-    }
-    let partitions = Partitions::new(partitions).map_err(|error| LogError::Damaged(error.to_string()))?;
-    Ok((epoch, partitions))
 }
 
 #[async_trait]
@@ -237,22 +172,17 @@ impl Log for RedisLog {
         if drafts.is_empty() {
             return Ok(Vec::new());
         }
-        let keys = &self.keys;
-        let appender = self.appender(partition, drafts).await?;
-        let reply: Vec<Value> = appender
-            .script(&self.scripts.append, |call| {
-                call.key(keys.log(partition)).key(keys.meta(partition)).key(keys.tops(partition));
-                call.key(keys.new_identities(partition)).key(keys.old_identities(partition));
-                Self::append_arguments(drafts, call);
-            })
-            .await?;
-        wire::answers(&reply, GENERATION).ok_or_else(|| LogError::Damaged("append gave an unreadable answer".into()))
+        self.append_some(partition, drafts).await
     }
 
-    async fn hydrate(&self, partition: Partition, tops: &[Top]) -> Result<(), LogError> {
+    fn generation(&self, partition: Partition) -> u16 {
+        self.appenders[partition.index()].generation.load(Ordering::Acquire)
+    }
+
+    async fn hydrate(&self, partition: Partition, generation: u16, tops: &[Top]) -> Result<(), LogError> {
         self.link
             .script(&self.scripts.hydrate, |call| {
-                call.key(self.keys.meta(partition)).key(self.keys.tops(partition)).arg(GENERATION);
+                call.key(self.keys.meta(partition)).key(self.keys.tops(partition)).arg(generation);
                 for top in tops {
                     call.arg(top.conversation.as_str()).arg(top.seq);
                 }
@@ -261,24 +191,27 @@ impl Log for RedisLog {
     }
 
     async fn read_after(&self, partition: Partition, after: Position, max: usize) -> Result<Tail, LogError> {
-        let mut range = cmd("XRANGE");
-        range.arg(self.keys.log(partition)).arg(format!("({}", wire::id(after))).arg("+").arg("COUNT");
+        let mut read = pipe();
         // An entry has at least one record, so this may read too many, never too few to make progress.
-        range.arg(max.div_ceil(4).max(1));
-        let mut records =
-            wire::entries(self.link.query(&range).await?).flat_map(|entry| entry.records).collect::<Vec<_>>();
+        read.atomic().add_command(self.range(partition, after, max.div_ceil(4)));
+        read.hget(self.keys.meta(partition), "generation").hget(self.keys.meta(partition), "last");
+        let (found, generation, last): (Value, Option<u16>, Option<u64>) = self.link.pipeline(&read).await?;
+        let end = end(generation, last)?;
+        let mut records = wire::entries(found).flat_map(|entry| entry.records).collect::<Vec<_>>();
         records.retain(|record| record.position > after);
-        let contiguous = records.first().is_none_or(|first| first.position.back(1).offset() == after.offset());
-        Ok(if contiguous { Tail::Records(records) } else { Tail::Trimmed })
+        let next = records.first().map_or(end.offset(), |first| first.position.back(1).offset());
+        Ok(if next <= after.offset() { Tail::Records(records) } else { Tail::Trimmed })
     }
 
     async fn ends(&self) -> Result<Vec<Position>, LogError> {
         let mut read = pipe();
         for partition in self.partitions.iter() {
-            read.hget(self.keys.meta(partition), "last");
+            read.cmd("HMGET").arg(self.keys.meta(partition)).arg(&["generation", "last"]);
         }
-        let lasts: Vec<Option<u64>> = self.link.pipeline(&read).await?;
-        Ok(lasts.into_iter().map(|last| position(last.unwrap_or(0))).collect())
+        let found: Vec<(Option<u16>, Option<u64>)> = self.link.pipeline(&read).await?;
+        let ends: Vec<Position> = found.into_iter().map(|(g, last)| end(g, last)).collect::<Result<_, _>>()?;
+        self.partitions.iter().zip(&ends).for_each(|(partition, end)| self.saw(partition, *end));
+        Ok(ends)
     }
 
     async fn progress(&self, role: Role) -> Result<Vec<Position>, LogError> {
@@ -288,6 +221,14 @@ impl Log for RedisLog {
         }
         let at: Vec<Option<String>> = self.link.pipeline(&read).await?;
         Ok(at.into_iter().map(|at| at.and_then(|id| wire::position(&id)).unwrap_or_default()).collect())
+    }
+
+    async fn vitals(&self) -> Result<Vitals, LogError> {
+        self.look().await
+    }
+
+    async fn faults(&self) -> Result<Vec<String>, LogError> {
+        self.unsuitable().await
     }
 
     async fn follow(&self, role: Role) -> Result<Box<dyn Follower>, LogError> {
@@ -306,8 +247,42 @@ impl Log for RedisLog {
             .await?;
         u64::try_from(removed).map_err(|_| LogError::Fenced)
     }
+
+    async fn tops(&self, partition: Partition) -> Result<Vec<Top>, LogError> {
+        let (mut tops, mut cursor) = (HashMap::new(), 0_u64);
+        loop {
+            let mut scan = cmd("HSCAN");
+            scan.arg(self.keys.tops(partition)).arg(cursor).arg("COUNT").arg(1_000);
+            let (next, found): (u64, Vec<(String, String)>) = self.link.query(&scan).await?;
+            tops.extend(found.iter().filter_map(|(name, top)| wire::top(name, top)));
+            cursor = next;
+            if cursor == 0 {
+                return Ok(tops.into_iter().map(|(conversation, seq)| Top { conversation, seq }).collect());
+            }
+        }
+    }
+
+    async fn survey(&self) -> Result<Vec<Condition>, LogError> {
+        let surveys = self.partitions.iter().map(|partition| self.survey_one(partition));
+        futures_util::future::try_join_all(surveys).await
+    }
+
+    async fn renew(&self, condition: &Condition, renewal: &Renewal) -> Result<bool, LogError> {
+        self.renew_one(condition, renewal).await
+    }
+
+    async fn salvage(&self, partition: Partition, after: Position, max: usize) -> Result<Vec<Record>, LogError> {
+        let found = self.link.query(&self.range(partition, after, max.div_ceil(4))).await?;
+        let records = wire::entries(found).flat_map(|entry| entry.records);
+        Ok(records.filter(|record| record.position > after).collect())
+    }
 }
 
-fn position(offset: u64) -> Position {
-    if offset == 0 { Position::ZERO } else { Position::new(GENERATION, offset) }
+/// The end of a partition by its bookkeeping; without it nobody knows where that is.
+fn end(generation: Option<u16>, last: Option<u64>) -> Result<Position, LogError> {
+    match (generation, last) {
+        (Some(_), Some(0)) => Ok(Position::ZERO),
+        (Some(generation), Some(last)) => Ok(Position::new(generation, last)),
+        _ => Err(LogError::Renewing),
+    }
 }

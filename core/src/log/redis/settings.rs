@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use redis::cmd;
 
 use super::link::Link;
-use crate::log::LogError;
+use crate::log::{Durability, LogError};
 
 /// The settings that decide what an acknowledgement is worth.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct RedisSettings {
     pub maxmemory: u64,
     /// `master` or `slave`.
     pub replication: String,
+    /// `run_id`, another one after each start.
+    pub run_id: String,
 }
 
 impl RedisSettings {
@@ -43,6 +45,7 @@ impl RedisSettings {
             eviction: set("maxmemory-policy"),
             maxmemory: set("maxmemory").parse().unwrap_or(0),
             replication: told("role:"),
+            run_id: told("run_id:"),
         })
     }
 
@@ -78,6 +81,15 @@ impl RedisSettings {
         }
         faults
     }
+
+    /// What makes the service unsafe when an acknowledgement promises this much.
+    pub fn faults_for(&self, durability: Durability) -> Vec<String> {
+        let mut faults = self.faults();
+        if durability == Durability::Fsync {
+            faults.extend(self.durability_faults());
+        }
+        faults
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +105,7 @@ mod tests {
             eviction: "noeviction".into(),
             maxmemory: 0,
             replication: "master".into(),
+            run_id: "0123456789abcdef".into(),
         }
     }
 
@@ -107,6 +120,8 @@ mod tests {
         assert!(everysec.durability_faults()[0].contains("appendfsync always"));
         let rewriting = RedisSettings { no_fsync_on_rewrite: "yes".into(), ..sound() };
         assert_eq!(rewriting.durability_faults().len(), 1);
+        assert!(everysec.faults_for(Durability::Memory).is_empty());
+        assert_eq!(everysec.faults_for(Durability::Fsync), everysec.durability_faults());
         let evicting = RedisSettings { eviction: "allkeys-lru".into(), version: "6.2.1".into(), ..sound() };
         assert_eq!(evicting.faults().len(), 2);
     }

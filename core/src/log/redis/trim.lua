@@ -18,8 +18,7 @@ local generation, last = meta['generation'], tonumber(meta['last'])
 local low = last
 for field, position in pairs(meta) do
   if string.sub(field, 1, 3) == 'at:' then
-    local of, offset = string.match(position, '^(%d+)-(%d+)$')
-    low = math.min(low, of == generation and tonumber(offset) or 0)
+    low = math.min(low, tonumber(string.match(position, '%d+$')))
   end
 end
 
@@ -27,9 +26,11 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local size = redis.call('HLEN', KEYS[4])
 local aged = now - tonumber(meta['new_since']) > tonumber(ARGV[3]) or size > tonumber(ARGV[4])
-if size > 0 and aged and low >= tonumber(meta['old_until']) then
+if aged and low >= tonumber(meta['old_until']) and (size > 0 or redis.call('EXISTS', KEYS[5]) == 1) then
   redis.call('UNLINK', KEYS[5])
-  redis.call('RENAME', KEYS[4], KEYS[5])
+  if size > 0 then
+    redis.call('RENAME', KEYS[4], KEYS[5])
+  end
   redis.call('HSET', KEYS[2], 'old_until', last, 'known_since', meta['new_since'],
     'new_since', string.format('%d', now))
 end
@@ -39,4 +40,10 @@ local cut = math.min(low, last - math.max(tonumber(ARGV[2]), 1))
 if cut <= 0 then
   return 0
 end
-return redis.call('XTRIM', KEYS[1], 'MINID', '~', generation .. '-' .. string.format('%d', cut + 1))
+-- An id of the present generation lies behind every entry of an earlier one, whatever its offset.
+local oldest = generation
+if generation ~= '1' then
+  local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
+  oldest = first[1] and string.match(first[1][1], '^%d+') or generation
+end
+return redis.call('XTRIM', KEYS[1], 'MINID', '~', oldest .. '-' .. string.format('%d', cut + 1))

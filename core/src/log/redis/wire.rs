@@ -8,6 +8,7 @@ use crate::{
     event::{HEADER_VERSION, Record},
     identity::Digest,
     log::{Appended, Prior},
+    name::ConversationId,
     position::Position,
 };
 
@@ -87,6 +88,11 @@ pub(crate) fn lines(text: Bytes) -> impl Iterator<Item = (Bytes, Bytes)> {
         let line = rest.split_to(end + 1);
         Some((line.slice(..tab), line.slice(tab + 1..end)))
     })
+}
+
+/// A conversation's field in the hash of tops; the field without a name is none.
+pub(crate) fn top(name: &str, top: &str) -> Option<(ConversationId, u64)> {
+    Some((ConversationId::new(name).ok()?, top.split(' ').next()?.parse().ok()?))
 }
 
 /// The fields of an entry as they are, for streams that hold something else.

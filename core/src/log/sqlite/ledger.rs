@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, mem};
 
+use super::generations::Generations;
 use crate::{
     clock::now_ms,
     event::{Draft, Record},
@@ -26,7 +27,7 @@ struct Course {
 }
 
 pub(super) struct Ledger {
-    generation: u16,
+    generations: Generations,
     last: u64,
     courses: HashMap<ConversationId, Course>,
     new: HashMap<Digest, Prior>,
@@ -45,11 +46,11 @@ pub(super) struct Staged {
 }
 
 impl Ledger {
-    pub(super) fn new(generation: u16, last: u64) -> Self {
+    pub(super) fn new(generations: Generations, last: u64) -> Self {
         let now = now_ms();
         let maps = (HashMap::new(), HashMap::new(), HashMap::new());
         let (courses, new, old) = maps;
-        Self { generation, last, courses, new, old, new_since: now, known_since: now, old_until: 0 }
+        Self { generations, last, courses, new, old, new_since: now, known_since: now, old_until: 0 }
     }
 
     pub(super) fn end(&self) -> Position {
@@ -57,7 +58,26 @@ impl Ledger {
     }
 
     fn place(&self, offset: u64) -> Position {
-        if offset == 0 { Position::ZERO } else { Position::new(self.generation, offset) }
+        self.generations.place(offset)
+    }
+
+    /// Goes on in a new generation; unless it is intact, with nothing of what it knew.
+    pub(super) fn renew(&mut self, generations: Generations, intact: bool) {
+        self.last = self.last.max(generations.base());
+        if !intact {
+            *self = Self::new(generations, self.last);
+        } else {
+            self.generations = generations;
+        }
+    }
+
+    pub(super) fn generations(&self) -> &Generations {
+        &self.generations
+    }
+
+    /// Forgets how far conversations have come, because the store has events that the file does not.
+    pub(super) fn forget_courses(&mut self) {
+        self.courses.clear();
     }
 
     /// Takes in a record that was committed by an earlier process.
@@ -89,7 +109,7 @@ impl Ledger {
             let course = staged.courses.get(&draft.conversation).or_else(|| self.courses.get(&draft.conversation));
             let course = *course.ok_or(Appended::Unhydrated)?;
             let young = course.born_ms >= self.known_since;
-            if !young && draft.minted_ms() < self.known_since + CLOCK_LEEWAY_MS {
+            if !young && draft.minted_ms(self.generations.current()) < self.known_since + CLOCK_LEEWAY_MS {
                 return Err(Appended::Unverified);
             }
             Ok(self.accept(staged, draft, identity, course))
@@ -131,6 +151,15 @@ impl Ledger {
         staged.records
     }
 
+    /// The last number given in each conversation.
+    pub(super) fn tops(&self) -> Vec<Top> {
+        let top = |(conversation, course): (&ConversationId, &Course)| Top {
+            conversation: conversation.clone(),
+            seq: course.seq,
+        };
+        self.courses.iter().map(top).collect()
+    }
+
     pub(super) fn hydrate(&mut self, tops: &[Top]) {
         for top in tops {
             let born_ms = if top.seq == 0 { now_ms() } else { 0 };
@@ -151,5 +180,44 @@ impl Ledger {
             self.known_since = self.new_since;
             self.new_since = now_ms();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        identity::Key,
+        name::{EventName, UserId},
+    };
+
+    fn draft() -> Draft {
+        Draft {
+            conversation: ConversationId::new("general").expect("a name"),
+            name: EventName::new(EventName::NEW_MESSAGE).expect("a name"),
+            message_id: Uuid::now_v7(),
+            sender: UserId::new("alice").expect("a name"),
+            key: Some(Key::new("k").expect("a key")),
+            body: Digest([0; 16]),
+            created_ms: now_ms(),
+            data: "{}".into(),
+            verified: None,
+        }
+    }
+
+    #[test]
+    fn a_repeat_is_known_although_its_window_is_over() {
+        let mut ledger = Ledger::new(Generations::default(), 0);
+        ledger.hydrate(&[Top { conversation: draft().conversation, seq: 0 }]);
+        let mut staged = ledger.stage();
+        assert!(matches!(ledger.decide(&mut staged, &[draft()])[..], [Appended::Accepted { seq: 1, .. }]));
+        ledger.commit(staged);
+        ledger.new_since = 0;
+        ledger.turn_over(ledger.end());
+        assert!(ledger.new.is_empty(), "a new window has begun");
+        let again = ledger.decide(&mut ledger.stage(), &[draft()]);
+        assert!(matches!(&again[..], [Appended::Duplicate(prior)] if prior.seq == 1), "{again:?}");
     }
 }

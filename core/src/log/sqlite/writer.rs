@@ -11,13 +11,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     RECENT, Shared,
     ledger::{Ledger, Staged},
+    origin::Origin,
     push_recent,
-    rows::Commit,
+    rows::{self, Commit},
+    witness,
 };
 use crate::{
+    disk::Alarm,
     event::Draft,
     lease::{Lease, LeaseView},
-    log::{Appended, LogError, Top},
+    log::{Appended, LogError, Renewal, Top},
     position::Position,
     role::Role,
 };
@@ -27,7 +30,9 @@ const MAX_COMMANDS: usize = 64;
 
 pub(super) enum Command {
     Append { drafts: Vec<Draft>, answer: oneshot::Sender<Result<Vec<Appended>, LogError>> },
-    Hydrate { tops: Vec<Top>, answer: oneshot::Sender<()> },
+    Tops { answer: oneshot::Sender<Vec<Top>> },
+    Hydrate { generation: u16, tops: Vec<Top>, answer: oneshot::Sender<Result<(), LogError>> },
+    Renew { seen: String, renewal: Renewal, answer: oneshot::Sender<Result<bool, LogError>> },
     Ack { done: Vec<(Lease, Position)>, answer: oneshot::Sender<Result<(), LogError>> },
     Acquire { role: Role, owner: String, seen: LeaseView, answer: oneshot::Sender<Result<Option<u64>, LogError>> },
     Trim { lease: Lease, keep: u64, answer: oneshot::Sender<Result<u64, LogError>> },
@@ -38,6 +43,8 @@ struct Writer {
     ledger: Ledger,
     end: watch::Sender<Position>,
     shared: Weak<Shared>,
+    alarm: Alarm,
+    origin: Origin,
 }
 
 type Appending = (Vec<Appended>, oneshot::Sender<Result<Vec<Appended>, LogError>>);
@@ -46,11 +53,13 @@ type Appending = (Vec<Appended>, oneshot::Sender<Result<Vec<Appended>, LogError>
 pub(super) async fn run(
     connection: SqliteConnection,
     ledger: Ledger,
+    origin: Origin,
     mut inbox: mpsc::Receiver<Command>,
     end: watch::Sender<Position>,
     shared: Weak<Shared>,
 ) {
-    let mut writer = Writer { connection, ledger, end, shared };
+    let Some(alarm) = shared.upgrade().map(|shared| shared.alarm.clone()) else { return };
+    let mut writer = Writer { connection, ledger, end, shared, alarm, origin };
     let mut commands = Vec::with_capacity(MAX_COMMANDS);
     while inbox.recv_many(&mut commands, MAX_COMMANDS).await > 0 {
         let mut staged = writer.ledger.stage();
@@ -63,22 +72,43 @@ pub(super) async fn run(
                 other => {
                     // What is staged was decided on the state before, so it goes first.
                     writer.append(std::mem::replace(&mut staged, writer.ledger.stage()), &mut appending).await;
-                    staged = writer.ledger.stage();
                     writer.other(other).await;
+                    staged = writer.ledger.stage();
                 }
             }
         }
         writer.append(staged, &mut appending).await;
+        if writer.has_lost_its_disk() {
+            // Closing the connection would write to the file once more. Whoever asks from now on finds nobody here.
+            std::mem::forget(writer.connection);
+            return;
+        }
     }
 }
 
 impl Writer {
+    /// Writes, unless nobody knows what is in the file.
+    async fn write(&mut self, commit: Commit<'_>) -> Result<u64, LogError> {
+        if self.has_lost_its_disk() {
+            return Err(LogError::Closing);
+        }
+        let written = commit.write(&mut self.connection).await;
+        if let Err(LogError::Disk(failed)) = &written {
+            self.alarm.ring(failed);
+        }
+        written
+    }
+
+    fn has_lost_its_disk(&self) -> bool {
+        self.alarm.has_rung()
+    }
+
     /// Commits staged records and answers everybody who waits for them.
     async fn append(&mut self, staged: Staged, appending: &mut Vec<Appending>) {
         let outcome = if staged.records.is_empty() {
             Ok(0)
         } else {
-            Commit { records: &staged.records, ..Commit::default() }.write(&mut self.connection).await
+            self.write(Commit { records: &staged.records, ..Commit::default() }).await
         };
         if outcome.is_ok() {
             self.publish(staged);
@@ -93,7 +123,9 @@ impl Writer {
         if let (Some(shared), false) = (self.shared.upgrade(), records.is_empty()) {
             let mut view = shared.view();
             let skip = records.len().saturating_sub(RECENT);
-            records.into_iter().skip(skip).for_each(|record| push_recent(&mut view.recent, record));
+            for record in &records[skip..] {
+                push_recent(&mut view.recent, record);
+            }
             drop(view);
             self.end.send_replace(self.ledger.end());
         }
@@ -107,12 +139,53 @@ impl Writer {
                 drop(answer.send(self.acquire(&shared, role, owner, &seen).await));
             }
             Command::Trim { lease, keep, answer } => drop(answer.send(self.trim(&shared, lease, keep).await)),
-            Command::Hydrate { tops, answer } => {
-                self.ledger.hydrate(&tops);
-                let _ = answer.send(());
+            Command::Tops { answer } => drop(answer.send(self.ledger.tops())),
+            Command::Hydrate { generation, tops, answer } => drop(answer.send(self.hydrate(generation, &tops))),
+            Command::Renew { seen, renewal, answer } => {
+                drop(answer.send(self.renew(&shared, &seen, renewal).await));
             }
             Command::Append { .. } => {}
         }
+    }
+
+    fn hydrate(&mut self, generation: u16, tops: &[Top]) -> Result<(), LogError> {
+        if generation != self.ledger.generations().current() {
+            return Err(LogError::Renewing);
+        }
+        self.ledger.hydrate(tops);
+        Ok(())
+    }
+
+    async fn renew(&mut self, shared: &Arc<Shared>, seen: &str, renewal: Renewal) -> Result<bool, LogError> {
+        let Renewal { generation, intact, .. } = renewal;
+        if witness(self.ledger.generations().current(), self.ledger.end().offset()) != seen {
+            return Ok(false);
+        }
+        self.origin.announce()?;
+        rows::whole(&mut self.connection, async |connection| {
+            rows::begin(connection, generation).await?;
+            rows::sign(connection, &self.origin).await
+        })
+        .await?;
+        self.origin.settle()?;
+        let generations = self.ledger.generations().clone().and(generation);
+        let (progress, leases) =
+            (rows::progress(&mut self.connection, &generations).await?, rows::tokens(&mut self.connection).await?);
+        let gap = self.ledger.end().offset() < generation.base;
+        self.ledger.renew(generations.clone(), intact && !gap);
+        let mut view = shared.view();
+        if gap {
+            view.recent.clear();
+        }
+        (view.generations, view.fault) = (generations, None);
+        view.leases = leases;
+        for (role, acked) in progress {
+            let at = view.progress.entry(role).or_default();
+            *at = (*at).max(acked); // what is not on disk yet counts as well
+        }
+        drop(view);
+        self.end.send_replace(self.ledger.end());
+        Ok(true)
     }
 
     /// Progress reaches the disk with the next trim or acquisition: forgetting it only repeats work.
@@ -144,7 +217,7 @@ impl Writer {
             return Ok(None);
         }
         let token = seen.token + 1;
-        Commit { roles: &[(role, acked, token)], ..Commit::default() }.write(&mut self.connection).await?;
+        self.write(Commit { roles: &[(role, acked, token)], ..Commit::default() }).await?;
         shared.view().leases.insert(role, LeaseView { owner: Some(owner), token, beat: 0 });
         Ok(Some(token))
     }
@@ -163,6 +236,6 @@ impl Writer {
         self.ledger.turn_over(low);
         let roles: Vec<_> = roles.into_iter().map(|(role, (acked, token))| (role, acked, token)).collect();
         let cut = low.offset().min(self.ledger.end().offset().saturating_sub(keep.max(1)));
-        Commit { roles: &roles, trim_to: Some(cut), ..Commit::default() }.write(&mut self.connection).await
+        self.write(Commit { roles: &roles, trim_to: Some(cut), ..Commit::default() }).await
     }
 }

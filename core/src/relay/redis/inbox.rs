@@ -23,6 +23,8 @@ const COUNT: usize = 64;
 const SLACK: Duration = Duration::from_secs(5);
 /// Trimming each time would cost a command for each parcel of a quiet service.
 const TRIM_EVERY: usize = 128;
+/// Large parcels are not left lying that long.
+const MAX_UNTRIMMED_BYTES: usize = 256 * 1_024;
 
 pub(super) struct RedisInbox {
     link: Link,
@@ -30,11 +32,12 @@ pub(super) struct RedisInbox {
     last: String,
     connection: Option<MultiplexedConnection>,
     untrimmed: usize,
+    untrimmed_bytes: usize,
 }
 
 impl RedisInbox {
     pub(super) fn new(link: Link, key: String, start: String) -> Self {
-        Self { link, key, last: start, connection: None, untrimmed: 0 }
+        Self { link, key, last: start, connection: None, untrimmed: 0, untrimmed_bytes: 0 }
     }
 
     async fn read(&mut self, wait: Duration) -> Result<Value, LogError> {
@@ -53,7 +56,7 @@ impl RedisInbox {
 
     /// Keeps the last entry: the stream has to exist for senders.
     async fn trim(&mut self) -> Result<(), LogError> {
-        self.untrimmed = 0;
+        (self.untrimmed, self.untrimmed_bytes) = (0, 0);
         self.link.query(cmd("XTRIM").arg(&self.key).arg("MINID").arg("~").arg(&self.last)).await
     }
 }
@@ -65,11 +68,12 @@ impl Inbox for RedisInbox {
         let Some(Value::Array(stream)) = streams.pop() else { return Ok(Vec::new()) };
         let mut parcels = Vec::new();
         for (id, fields) in stream.into_iter().next_back().into_iter().flat_map(wire::raw_entries) {
+            self.untrimmed_bytes += fields.iter().map(Vec::len).sum::<usize>();
             parcels.extend(parcel(fields));
             self.last = id;
             self.untrimmed += 1;
         }
-        if self.untrimmed >= TRIM_EVERY {
+        if self.untrimmed >= TRIM_EVERY || self.untrimmed_bytes >= MAX_UNTRIMMED_BYTES {
             self.trim().await?;
         }
         Ok(parcels)
@@ -89,8 +93,21 @@ fn parcel(fields: Vec<Vec<u8>>) -> Option<Parcel> {
     }
 }
 
+/// What an entry with a parcel says.
+pub(super) fn fields(parcel: &Parcel) -> Result<Vec<Vec<u8>>, LogError> {
+    Ok(match parcel {
+        Parcel::Records { partition, records } => {
+            let (positions, lines) = pack(records);
+            vec![b"records".to_vec(), partition.0.to_string().into(), positions.into(), lines]
+        }
+        Parcel::Signal(signal) => {
+            vec![b"signal".to_vec(), serde_json::to_vec(signal).map_err(LogError::unavailable)?]
+        }
+    })
+}
+
 /// The positions of records, and the records as lines.
-pub(super) fn pack(records: &[Record]) -> (String, Vec<u8>) {
+fn pack(records: &[Record]) -> (String, Vec<u8>) {
     let positions: Vec<String> = records.iter().map(|record| wire::id(record.position)).collect();
     let mut lines = Vec::with_capacity(records.iter().map(|record| record.header.len() + record.data.len() + 2).sum());
     for record in records {

@@ -19,7 +19,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use redis::{Script, cmd, pipe};
+use redis::{Script, ScriptInvocation, cmd, pipe};
 
 use self::inbox::RedisInbox;
 use super::{Inbox, Parcel, Relay, Topic};
@@ -108,6 +108,17 @@ impl RedisRelay {
         Ok(lost)
     }
 
+    /// Room is made only behind fan-out, so a full Redis must not hold it up. Some parcels may arrive for a second time.
+    async fn send_at_the_limit(&self, entries: &[(String, Vec<Vec<u8>>)]) -> Result<(), LogError> {
+        for (inbox, fields) in entries {
+            let entry = |call: &mut ScriptInvocation<'_>| {
+                call.arg("NOMKSTREAM").arg("*").arg(fields);
+            };
+            self.link.insist::<redis::Value>("XADD", inbox, entry).await?;
+        }
+        Ok(())
+    }
+
     /// Takes an instance out of every topic of every partition.
     async fn withdraw(&self, instance: &InstanceId) -> Result<(), LogError> {
         for partition in self.partitions.iter() {
@@ -134,17 +145,23 @@ impl RedisRelay {
 impl Relay for RedisRelay {
     async fn open(&self, instance: &InstanceId) -> Result<Box<dyn Inbox>, LogError> {
         let inbox = self.keys.inbox(instance);
-        let mut open = pipe();
-        open.hset(self.keys.gateways(), instance.as_str(), FIRST_BEAT).ignore();
-        open.cmd("XADD").arg(&inbox).arg("*").arg("opened").arg(1);
-        let (start,): (String,) = self.link.pipeline(&open).await?;
+        let known = |call: &mut ScriptInvocation<'_>| {
+            call.arg(instance.as_str()).arg(FIRST_BEAT);
+        };
+        self.link.insist::<()>("HSET", &self.keys.gateways(), known).await?;
+        let opened = |call: &mut ScriptInvocation<'_>| {
+            call.arg("*").arg("opened").arg(1);
+        };
+        let start: String = self.link.insist("XADD", &inbox, opened).await?;
         Ok(Box::new(RedisInbox::new(self.link.clone(), inbox, start)))
     }
 
     async fn beat(&self, instance: &InstanceId) -> Result<bool, LogError> {
-        let mut beat = pipe();
-        beat.hincr(self.keys.gateways(), instance.as_str(), 1).exists(self.keys.inbox(instance));
-        let (beats, open): (u64, bool) = self.link.pipeline(&beat).await?;
+        let one_more = |call: &mut ScriptInvocation<'_>| {
+            call.arg(instance.as_str()).arg(1);
+        };
+        let beats: u64 = self.link.insist("HINCRBY", &self.keys.gateways(), one_more).await?;
+        let open: bool = self.link.query(cmd("EXISTS").arg(self.keys.inbox(instance))).await?;
         Ok(beats > FIRST_BEAT && open)
     }
 
@@ -161,6 +178,11 @@ impl Relay for RedisRelay {
         close.hdel(self.keys.gateways(), instance.as_str()).ignore().unlink(self.keys.inbox(instance)).ignore();
         self.link.pipeline::<()>(&close).await?;
         self.withdraw(instance).await
+    }
+
+    async fn instances(&self) -> Result<Vec<InstanceId>, LogError> {
+        let known: Vec<String> = self.link.query(cmd("HKEYS").arg(self.keys.gateways())).await?;
+        Ok(known.into_iter().filter_map(|name| InstanceId::new(name).ok()).collect())
     }
 
     async fn join(&self, instance: &InstanceId, topics: &[Topic]) -> Result<(), LogError> {
@@ -196,20 +218,17 @@ impl Relay for RedisRelay {
         if parcels.is_empty() {
             return Ok(());
         }
-        let mut send = pipe();
+        let mut entries = Vec::with_capacity(parcels.len());
         for (instance, parcel) in &parcels {
-            let add = send.cmd("XADD").arg(self.keys.inbox(instance)).arg("NOMKSTREAM").arg("*");
-            match parcel {
-                Parcel::Records { partition, records } => {
-                    let (positions, lines) = inbox::pack(records);
-                    add.arg("records").arg(partition.0).arg(positions).arg(lines);
-                }
-                Parcel::Signal(signal) => {
-                    add.arg("signal").arg(serde_json::to_vec(signal).map_err(LogError::unavailable)?);
-                }
-            }
-            add.ignore();
+            entries.push((self.keys.inbox(instance), inbox::fields(parcel)?));
         }
-        self.link.pipeline(&send).await
+        let mut send = pipe();
+        for (inbox, fields) in &entries {
+            send.cmd("XADD").arg(inbox).arg("NOMKSTREAM").arg("*").arg(fields).ignore();
+        }
+        match self.link.pipeline(&send).await {
+            Err(LogError::Full) => self.send_at_the_limit(&entries).await,
+            outcome => outcome,
+        }
     }
 }

@@ -6,6 +6,8 @@ use crate::store::StoreError;
 
 /// Classes of errors that the values given are to blame for, and will be again: data, integrity, program limits.
 const REFUSALS: [&str; 3] = ["22", "23", "54"];
+/// What a trigger of the operator's says no with.
+const RAISED: &str = "P0001";
 
 /// What a failure means to callers. Everything that is not plainly the fault of the given values counts as unavailable,
 /// a missing table or permission too: whoever gave up an event for that would give up every event.
@@ -31,7 +33,8 @@ pub(super) fn failed_migration(error: MigrateError) -> StoreError {
 }
 
 fn refuses(code: Option<&str>) -> bool {
-    code.and_then(|code| code.get(..2)).is_some_and(|class| REFUSALS.contains(&class))
+    let class = code.and_then(|code| code.get(..2));
+    class.is_some_and(|class| REFUSALS.contains(&class)) || code == Some(RAISED)
 }
 
 #[cfg(test)]
@@ -40,11 +43,14 @@ mod tests {
 
     #[test]
     fn only_the_values_own_faults_are_refusals() {
-        for code in ["22021", "22001", "23505", "23502", "54000"] {
+        for code in ["22021", "22001", "23505", "23502", "23514", "54000", "P0001"] {
             assert!(refuses(Some(code)), "{code}");
         }
-        for code in ["40001", "40P01", "53100", "53300", "55P03", "57014", "57P01", "25006", "42P01", "42501", "XX000"]
-        {
+        let systemic = [
+            "40001", "40P01", "08006", "25006", "42P01", "42501", "53100", "53200", "53300", "53400", "55P03", "57014",
+            "57P01", "57P02", "57P03", "58000", "58030", "P0002", "XX000", "XX001",
+        ];
+        for code in systemic {
             assert!(!refuses(Some(code)), "{code}");
         }
     }

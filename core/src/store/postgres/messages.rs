@@ -19,8 +19,8 @@ use crate::{
     position::Position,
     role::Role,
     store::{
-        Ask, Messages, StoreError, Want, columns,
-        conflicts::{Found, settle, tombstones},
+        Ask, Messages, StoreError, Stretch, Want, columns,
+        conflicts::{Found, events, settle, tombstones},
     },
 };
 
@@ -70,6 +70,12 @@ FROM UNNEST($1::text[], $2::bigint[], $3::text[], $4::text[])
 ORDER BY asked.n";
 
 const STORED: &str = "SELECT partition, position FROM progress WHERE role = $1";
+
+const COUNT: &str = "
+SELECT (SELECT count(*) FROM messages m
+        WHERE m.conversation_id = asked.conversation_id AND m.seq BETWEEN asked.first AND asked.last)
+FROM UNNEST($1::text[], $2::bigint[], $3::bigint[]) WITH ORDINALITY AS asked (conversation_id, first, last, n)
+ORDER BY asked.n";
 
 const AFTER: &str = "
 SELECT page.*, asked.n
@@ -128,16 +134,8 @@ ORDER BY asked.n";
 
 #[async_trait]
 impl Messages for PostgresStore {
-    async fn bind(&self, epoch: u32) -> Result<u32, StoreError> {
-        let claim = "INSERT INTO installation (one, epoch) VALUES (1, $1) ON CONFLICT DO NOTHING";
-        sqlx::query(claim).bind(i64::from(epoch)).execute(&self.pool).await.map_err(failed)?;
-        let tied = sqlx::query_scalar::<_, i64>("SELECT epoch FROM installation").fetch_one(&self.pool);
-        u32::try_from(tied.await.map_err(failed)?).map_err(|_| StoreError::Damaged("its epoch is no epoch".into()))
-    }
-
     async fn persist(&self, done: &[(Lease, Position)], records: &[Record]) -> Result<u64, StoreError> {
-        let events: Vec<_> =
-            records.iter().map(Record::event).collect::<Result<_, _>>().map_err(StoreError::refused)?;
+        let events = events(records)?;
         match bind(WRITE_NEW, done, &events).execute(&self.pool).await {
             Ok(_) => Ok(events.len() as u64),
             Err(error) if code(&error) == Some("22012".into()) => Err(StoreError::Fenced),
@@ -155,6 +153,15 @@ impl Messages for PostgresStore {
             }
         }
         Ok(stored)
+    }
+
+    async fn count(&self, stretches: &[Stretch]) -> Result<Vec<u64>, StoreError> {
+        let counts = sqlx::query_scalar(COUNT)
+            .bind(stretches.iter().map(|stretch| stretch.conversation.as_str()).collect::<Vec<_>>())
+            .bind(stretches.iter().map(|stretch| columns::to_column(stretch.first)).collect::<Vec<_>>())
+            .bind(stretches.iter().map(|stretch| columns::to_column(stretch.last)).collect::<Vec<_>>())
+            .fetch_all(&self.pool);
+        Ok(counts.await.map_err(failed)?.into_iter().map(columns::from_column).collect())
     }
 
     async fn after(&self, wants: &[Want], limit: usize) -> Result<Vec<Vec<Record>>, StoreError> {
@@ -208,7 +215,7 @@ impl Messages for PostgresStore {
     }
 }
 
-type Open = Transaction<'static, Postgres>;
+pub(super) type Open = Transaction<'static, Postgres>;
 
 impl PostgresStore {
     /// Stores a batch of which something is stored already, or shares a key with what is.
@@ -224,7 +231,11 @@ impl PostgresStore {
 }
 
 /// Fences the leases and inserts what finds its place and key free; returns how many did.
-async fn write_free(open: &mut Open, done: &[(Lease, Position)], events: &[Event<'_>]) -> Result<u64, StoreError> {
+pub(super) async fn write_free(
+    open: &mut Open,
+    done: &[(Lease, Position)],
+    events: &[Event<'_>],
+) -> Result<u64, StoreError> {
     let row = bind(WRITE_FREE, done, events).fetch_one(&mut **open).await.map_err(failed)?;
     let (held, stored): (i64, i64) = FromRow::from_row(&row).map_err(failed)?;
     if held == done.len() as i64 { Ok(columns::from_column(stored)) } else { Err(StoreError::Fenced) }
@@ -266,7 +277,7 @@ async fn resolve(open: &mut Open, events: &[Event<'_>]) -> Result<u64, StoreErro
     Ok(laid)
 }
 
-async fn look(open: &mut Open, events: &[Event<'_>]) -> Result<Vec<Found>, StoreError> {
+pub(super) async fn look(open: &mut Open, events: &[Event<'_>]) -> Result<Vec<Found>, StoreError> {
     let rows = sqlx::query_as(LOOK)
         .bind(events.iter().map(|event| event.conversation).collect::<Vec<_>>())
         .bind(events.iter().map(|event| columns::to_column(event.seq)).collect::<Vec<_>>())

@@ -1,9 +1,13 @@
 //! The store in Postgres.
 
 mod conversations;
+mod dead_letters;
 mod error;
+mod generations;
+mod jobs;
 mod marks;
 mod messages;
+mod tenures;
 
 use std::{collections::HashSet, str::FromStr, time::Duration};
 

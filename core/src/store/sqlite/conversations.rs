@@ -49,7 +49,7 @@ impl Conversations for SqliteStore {
         for user in &conversation.participants {
             change(&mut open, JOIN, &conversation.id, user).await?;
         }
-        open.commit().await.map_err(failed)?;
+        self.commit(open).await?;
         Ok(Created::New)
     }
 
@@ -91,7 +91,7 @@ impl SqliteStore {
             return Ok(None);
         }
         let changed = change(&mut open, sql, id, user).await?;
-        open.commit().await.map_err(failed)?;
+        self.commit(open).await?;
         Ok(Some(changed))
     }
 }

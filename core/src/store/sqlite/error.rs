@@ -2,25 +2,29 @@
 
 use sqlx::{Error, migrate::MigrateError};
 
-use crate::store::StoreError;
+use crate::{
+    disk::{DiskFailed, Failure},
+    store::StoreError,
+};
 
-const CORRUPT: i32 = 11;
 const TOO_BIG: i32 = 18;
 const CONSTRAINT: i32 = 19;
 const MISMATCH: i32 = 20;
 const RANGE: i32 = 25;
-const NOT_A_DATABASE: i32 = 26;
 
 /// What a failure means to callers. Everything that is not plainly the fault of the given values counts as unavailable,
 /// a full disk too: whoever gave up an event for that would give up every event.
 pub(super) fn failed(error: Error) -> StoreError {
     match &error {
         Error::PoolClosed => StoreError::Closing,
-        Error::Database(database) => match primary(database.code().as_deref()) {
-            Some(TOO_BIG | CONSTRAINT | MISMATCH | RANGE) => StoreError::refused(error),
-            Some(CORRUPT | NOT_A_DATABASE) => StoreError::Damaged(error.to_string()),
-            _ => StoreError::unavailable(error),
-        },
+        Error::Database(database) => {
+            match (Failure::of(database.code().as_deref()), primary(database.code().as_deref())) {
+                (Failure::Unknown, _) => DiskFailed::new("store.db", database).into(),
+                (Failure::Damaged, _) => StoreError::Damaged(error.to_string()),
+                (_, Some(TOO_BIG | CONSTRAINT | MISMATCH | RANGE)) => StoreError::refused(error),
+                _ => StoreError::unavailable(error),
+            }
+        }
         Error::Encode(_) | Error::Configuration(_) | Error::InvalidArgument(_) => StoreError::refused(error),
         Error::Decode(_) | Error::ColumnDecode { .. } | Error::ColumnNotFound(_) | Error::RowNotFound => {
             StoreError::Damaged(error.to_string())

@@ -35,7 +35,7 @@ impl Marks for SqliteStore {
                 .execute(&mut *open);
             moved.push(advance.await.map_err(failed)?.rows_affected() > 0);
         }
-        open.commit().await.map_err(failed)?;
+        self.commit(open).await?;
         Ok(moved)
     }
 
@@ -51,7 +51,7 @@ impl Marks for SqliteStore {
             let save = sqlx::query(SAVE_CURSOR).bind(user.as_str()).bind(device.as_str()).bind(cursor.as_str());
             save.execute(&mut *open).await.map_err(failed)?;
         }
-        open.commit().await.map_err(failed)
+        self.commit(open).await
     }
 
     async fn cursor(&self, user: &UserId, device: &DeviceId) -> Result<Option<String>, StoreError> {

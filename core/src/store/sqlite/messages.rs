@@ -13,8 +13,8 @@ use crate::{
     position::Position,
     role::Role,
     store::{
-        Ask, Messages, StoreError, Want, columns,
-        conflicts::{Found, settle, tombstones},
+        Ask, Messages, StoreError, Stretch, Want, columns,
+        conflicts::{Found, events, settle, tombstones},
     },
 };
 
@@ -32,6 +32,12 @@ FROM json_each(?) AS asked
 ORDER BY asked.key";
 
 const STORED: &str = "SELECT partition, position FROM progress WHERE role = ?";
+
+const COUNT: &str = "
+SELECT (SELECT count(*) FROM messages m
+        WHERE m.conversation_id = asked.value ->> 0 AND m.seq BETWEEN asked.value ->> 1 AND asked.value ->> 2)
+FROM json_each(?) AS asked
+ORDER BY asked.key";
 
 /// The upper end stands for LIMIT, which a join has none of; that is enough because the sequence has no holes.
 const AFTER: &str = "
@@ -84,16 +90,8 @@ ORDER BY asked.key";
 
 #[async_trait]
 impl Messages for SqliteStore {
-    async fn bind(&self, epoch: u32) -> Result<u32, StoreError> {
-        let claim = "INSERT INTO installation (one, epoch) VALUES (1, ?) ON CONFLICT DO NOTHING";
-        sqlx::query(claim).bind(i64::from(epoch)).execute(&self.writer).await.map_err(failed)?;
-        let tied = sqlx::query_scalar::<_, i64>("SELECT epoch FROM installation").fetch_one(&self.writer);
-        u32::try_from(tied.await.map_err(failed)?).map_err(|_| StoreError::Damaged("its epoch is no epoch".into()))
-    }
-
     async fn persist(&self, done: &[(Lease, Position)], records: &[Record]) -> Result<u64, StoreError> {
-        let events: Vec<_> =
-            records.iter().map(Record::event).collect::<Result<_, _>>().map_err(StoreError::refused)?;
+        let events = events(records)?;
         let mut open = self.begin().await?;
         for (lease, position) in done {
             hold(&mut open, lease, *position).await?;
@@ -102,7 +100,7 @@ impl Messages for SqliteStore {
         if new < events.len() as u64 {
             new += self.resolve(&mut open, &events).await?;
         }
-        open.commit().await.map_err(failed)?;
+        self.commit(open).await?;
         Ok(new)
     }
 
@@ -115,6 +113,14 @@ impl Messages for SqliteStore {
             }
         }
         Ok(stored)
+    }
+
+    async fn count(&self, stretches: &[Stretch]) -> Result<Vec<u64>, StoreError> {
+        let asked =
+            stretches.iter().map(|s| (&s.conversation, columns::to_column(s.first), columns::to_column(s.last)));
+        let asked: Vec<_> = asked.collect();
+        let counts = sqlx::query_scalar(COUNT).bind(list(&asked)?).fetch_all(&self.readers);
+        Ok(counts.await.map_err(failed)?.into_iter().map(columns::from_column).collect())
     }
 
     async fn after(&self, wants: &[Want], limit: usize) -> Result<Vec<Vec<Record>>, StoreError> {
@@ -166,7 +172,7 @@ impl Messages for SqliteStore {
     }
 }
 
-type Open = Transaction<'static, Sqlite>;
+pub(super) type Open = Transaction<'static, Sqlite>;
 
 impl SqliteStore {
     /// Finds out what was in the way of the events and lays tombstones for duplicates; returns how many it laid.
@@ -182,7 +188,7 @@ impl SqliteStore {
 }
 
 /// Shows a lease, with how far it has come; refused when a newer one was shown before.
-async fn hold(open: &mut Open, lease: &Lease, position: Position) -> Result<(), StoreError> {
+pub(super) async fn hold(open: &mut Open, lease: &Lease, position: Position) -> Result<(), StoreError> {
     let held = sqlx::query(HOLD)
         .bind(lease.role.as_str())
         .bind(i64::from(lease.partition.0))
@@ -192,7 +198,7 @@ async fn hold(open: &mut Open, lease: &Lease, position: Position) -> Result<(), 
     if held.await.map_err(failed)?.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Fenced) }
 }
 
-async fn look(open: &mut Open, events: &[Event<'_>]) -> Result<Vec<Found>, StoreError> {
+pub(super) async fn look(open: &mut Open, events: &[Event<'_>]) -> Result<Vec<Found>, StoreError> {
     let seq = |event: &Event<'_>| columns::to_column(event.seq);
     let asked: Vec<_> = events.iter().map(|e| (e.conversation, seq(e), e.sender, e.key)).collect();
     let rows = sqlx::query_as(LOOK).bind(list(&asked)?).fetch_all(&mut **open);

@@ -7,10 +7,14 @@
 //! Lists go in as one JSON text, read by `json_each`, so that each question is one constant statement.
 
 mod conversations;
+mod dead_letters;
 mod error;
+mod generations;
 mod insert;
+mod jobs;
 mod marks;
 mod messages;
+mod tenures;
 
 use std::{path::Path, time::Duration};
 
@@ -25,6 +29,7 @@ use self::{
     insert::Inserts,
 };
 use super::StoreError;
+use crate::disk::Alarm;
 
 /// Older ones can corrupt a database in WAL mode when a checkpoint and a reset of the log meet.
 const OLDEST_SQLITE: [u32; 3] = [3, 51, 3];
@@ -33,6 +38,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for the writing connection.
 const WRITER_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 4;
+const BEGIN: &str = "BEGIN IMMEDIATE";
 /// Memory for pages of the writer, in KiB: a batch touches a page or two of each conversation in it, and the default of
 /// two megabytes would write some of them twice.
 const WRITER_CACHE: &str = "-16384";
@@ -52,6 +58,7 @@ pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
     inserts: Inserts,
+    alarm: Alarm,
 }
 
 /// What matters about the database before relying on it.
@@ -86,7 +93,7 @@ impl SqliteStore {
         migrations().run(&writer).await.map_err(failed_migration)?;
         let readers = SqlitePoolOptions::new().max_connections(READERS).acquire_timeout(BUSY_TIMEOUT);
         let readers = readers.connect_with(options.read_only(true)).await.map_err(failed)?;
-        Ok(Self { writer, readers, inserts: Inserts::new() })
+        Ok(Self { writer, readers, inserts: Inserts::new(), alarm: Alarm::new() })
     }
 
     /// Looks at the library and at the settings of the writing connection.
@@ -113,8 +120,31 @@ impl SqliteStore {
         self.writer.close().await;
     }
 
+    /// Rings when nobody knows any more what is in the file. Nothing is written to it after that.
+    pub fn alarm(&self) -> Alarm {
+        self.alarm.clone()
+    }
+
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)
+        if self.alarm.has_rung() {
+            return Err(StoreError::Closing);
+        }
+        match self.writer.begin_with(BEGIN).await {
+            // A failing disk ended a transaction behind the driver's back, which takes it for open for ever.
+            Err(sqlx::Error::InvalidSavePointStatement) => {
+                self.writer.acquire().await.map_err(failed)?.close().await.map_err(failed)?;
+                self.writer.begin_with(BEGIN).await.map_err(failed)
+            }
+            begun => begun.map_err(failed),
+        }
+    }
+
+    async fn commit(&self, open: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
+        let committed = open.commit().await.map_err(failed);
+        if let Err(StoreError::Disk(failed)) = &committed {
+            self.alarm.ring(failed);
+        }
+        committed
     }
 }
 
