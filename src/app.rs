@@ -1,20 +1,17 @@
 //! One process: ports bound, engine opened, roles run, everything drained.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-};
+use std::net::{SocketAddr, TcpListener};
 
 use anyhow::Context;
-use everpost_core::role::Role;
-use everpost_workers::{Ports, WorkerMetrics};
-use prometheus_client::registry::Registry;
+use everpost_core::{disk::DiskFailed, role::Role};
+use everpost_workers::{Ports, PressureMetrics, Watcher, WorkerMetrics, register_recovery};
+use futures_util::FutureExt;
 use secrecy::SecretString;
 use tokio::{net::TcpSocket, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin,
+    admin::{self, Admin},
     config::Settings,
     engine::Engine,
     gateway::{Gateway, GatewayConfig, GatewayMetrics},
@@ -39,6 +36,8 @@ pub struct Plan {
 pub struct App {
     engine: Engine,
     plan: Plan,
+    /// How many unstored events are too many.
+    backlog_budget: u64,
     clients: Option<(TcpListener, GatewayConfig)>,
     admin: Option<(TcpListener, Option<SecretString>)>,
 }
@@ -49,7 +48,7 @@ impl App {
         let clients = plan.gateway.then(|| clients(settings)).transpose()?;
         let admin = plan.admin.map(|address| admin_listener(settings, address)).transpose()?;
         let engine = Engine::open(&settings.engine()?).await?;
-        Ok(Self { engine, plan, clients, admin })
+        Ok(Self { engine, plan, backlog_budget: settings.backlog_budget.get(), clients, admin })
     }
 
     /// What the process works with.
@@ -74,24 +73,38 @@ impl App {
 
     /// Runs every part until told to stop, or until one of them ends by itself, which ends the others.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Self { engine, plan, clients, admin } = self;
+        let Self { engine, plan, backlog_budget, clients, admin } = self;
         let mut registry = telemetry::registry();
         let (worker_metrics, gateway_metrics) = (WorkerMetrics::default(), GatewayMetrics::default());
+        let pressure_metrics = PressureMetrics::default();
         worker_metrics.register(&mut registry);
         gateway_metrics.register(&mut registry);
+        pressure_metrics.register(&mut registry);
+        register_recovery(engine.ports.recovery.clone(), &mut registry);
         let mut parts = JoinSet::new();
+        let (recovery, stopping) = (engine.ports.recovery.clone(), stop.clone());
+        parts.spawn(async move {
+            stopping.run_until_cancelled(recovery.run()).await;
+            Ok(())
+        });
+        let (watcher, pressure) = Watcher::new(engine.ports.log.clone(), backlog_budget, pressure_metrics);
+        parts.spawn(watcher.run(stop.clone()).map(Ok));
         if let Some((listener, key)) = admin {
-            parts.spawn(serve_admin(listener, Arc::new(registry), key, stop.clone()));
+            let (ports, engine) = (engine.ports.clone(), engine.description.clone());
+            let admin = Admin { registry, ports, pressure: pressure.clone(), engine };
+            parts.spawn(serve_admin(listener, admin, key, stop.clone()));
         }
         if let Some((listener, gateway)) = clients {
-            let Ports { log, store, relay, .. } = engine.ports.clone();
-            let gateway = Gateway::start(gateway, log, store, relay, gateway_metrics, stop.clone()).await?;
+            let (ports, pressure) = (engine.ports.clone(), pressure.clone());
+            let gateway = Gateway::start(gateway, ports, pressure, gateway_metrics, stop.clone()).await?;
             parts.spawn(async move { gateway.serve(listener).await.context("serving clients") });
         }
+        parts.spawn(end_with(engine.failed(), stop.clone()));
         for role in plan.roles {
             let (ports, metrics, stop) = (engine.ports.clone(), worker_metrics.clone(), stop.clone());
+            let pressure = pressure.clone();
             parts.spawn(async move {
-                let ran = everpost_workers::run(role, ports, metrics, stop).await;
+                let ran = everpost_workers::run(role, ports, pressure, metrics, stop).await;
                 ran.with_context(|| format!("running {role}"))
             });
         }
@@ -131,12 +144,20 @@ fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
 
 async fn serve_admin(
     listener: TcpListener,
-    registry: Arc<Registry>,
+    admin: Admin,
     key: Option<SecretString>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    admin::serve(listener, registry, key, stop).await.context("serving the admin listener")
+    admin::serve(listener, admin, key, stop).await.context("serving the admin listener")
+}
+
+/// Ends when the disk has failed: whatever the others do now may be for nothing.
+async fn end_with(failed: impl Future<Output = DiskFailed>, stop: CancellationToken) -> anyhow::Result<()> {
+    tokio::select! {
+        failed = failed => Err(failed.into()),
+        () = stop.cancelled() => Ok(()),
+    }
 }
 
 /// The first part to end, for whatever reason, stops the others.

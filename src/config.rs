@@ -7,7 +7,7 @@ use std::{
     env, fs, io,
     io::Write,
     net::SocketAddr,
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroU64},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -96,6 +96,7 @@ pub struct Settings {
     max_message_bytes: usize,
     max_queue_bytes: usize,
     publish_rate: NonZeroU32,
+    pressed_publish_rate: NonZeroU32,
     max_in_flight: usize,
     #[serde(with = "humantime_serde")]
     heartbeat: Duration,
@@ -106,6 +107,8 @@ pub struct Settings {
     /// Clients are told to come back spread over this time.
     #[serde(with = "humantime_serde")]
     pub drain_spread: Duration,
+    /// How many events may wait to be stored before no more are taken.
+    pub backlog_budget: NonZeroU64,
 }
 
 /// Where events live.
@@ -207,6 +210,7 @@ impl Settings {
             max_message_bytes: self.max_message_bytes,
             max_queue_bytes: self.max_queue_bytes,
             publish_rate: self.publish_rate,
+            pressed_publish_rate: self.pressed_publish_rate,
             max_in_flight: self.max_in_flight,
             heartbeat: self.heartbeat,
             heartbeat_timeout: self.heartbeat_timeout,
@@ -350,6 +354,6 @@ mod tests {
     fn every_setting_is_in_the_default_file() {
         let known: Vec<&str> = DEFAULTS.lines().filter_map(setting_name).collect();
         assert!(known.contains(&"token_secret") && known.contains(&"heartbeat"));
-        assert_eq!(known.len(), 25, "{known:?}");
+        assert_eq!(known.len(), 27, "{known:?}");
     }
 }

@@ -4,19 +4,24 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
 use everpost_core::{
+    disk::{Alarm, DiskFailed},
     lease::Leases,
     log::{Log, redis::RedisLog, sqlite::SqliteLog},
+    recovery::Recovery,
     relay::{Relay, local::LocalRelay, redis::RedisRelay},
-    store::{Store, postgres::PostgresStore, sqlite::SqliteStore},
+    store::{Generations, Installation, Store, postgres::PostgresStore, sqlite::SqliteStore},
 };
 use everpost_workers::Ports;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::config::EngineSettings;
 
 /// An open engine.
 pub struct Engine {
-    /// The four ports.
+    /// The ports.
     pub ports: Ports,
+    /// What rings when a disk under it fails for good.
+    alarms: Vec<Alarm>,
     /// Held as long as the engine is open, so that no second process writes the same files.
     _lock: Option<std::fs::File>,
     /// What it is, for people.
@@ -29,25 +34,34 @@ impl Engine {
         match settings {
             EngineSettings::Embedded { data_dir, durability } => {
                 let lock = lock(data_dir)?;
-                let log =
-                    SqliteLog::open(&data_dir.join("log.db"), *durability).await.context("opening the event log")?;
                 let store = SqliteStore::open(&data_dir.join("store.db")).await.context("opening the store")?;
-                let log = Arc::new(log);
+                let known = store.installation().await.context("looking at the store")?;
+                let log = SqliteLog::open_as(known, &data_dir.join("log.db"), *durability).await;
+                let log = Arc::new(log.context("opening the event log")?);
+                let alarms = vec![log.alarm(), store.alarm()];
                 let relay = Arc::new(LocalRelay::new());
-                Self::new(log.clone(), log, relay, Arc::new(store), Some(lock), "embedded (SQLite)").await
+                let engine =
+                    Self::new(log.clone(), log, relay, Arc::new(store), Some(lock), "embedded (SQLite)").await?;
+                Ok(Self { alarms, ..engine })
             }
             EngineSettings::Distributed { log, database_url } => {
-                let log = RedisLog::open(log).await.context("opening the event log in Redis")?;
                 let store = PostgresStore::connect(database_url).await.context("connecting to Postgres")?;
                 if !store.check().await.context("looking at the database")?.migrated {
                     anyhow::bail!("the database schema is not current: run `everpost migrate` first");
                 }
+                let known = store.installation().await.context("looking at the database")?;
+                let log = RedisLog::open(log, known).await.context("opening the event log in Redis")?;
                 let relay = Arc::new(RedisRelay::beside(&log));
                 let log = Arc::new(log);
                 Self::new(log.clone(), log, relay, Arc::new(store), None, "distributed (Redis Streams + Postgres)")
                     .await
             }
         }
+    }
+
+    /// Waits until the disk under the engine has failed for good.
+    pub fn failed(&self) -> impl Future<Output = DiskFailed> + Send + 'static {
+        first_to_ring(self.alarms.clone())
     }
 
     async fn new(
@@ -58,13 +72,25 @@ impl Engine {
         lock: Option<std::fs::File>,
         description: &str,
     ) -> anyhow::Result<Self> {
-        let tied = store.bind(log.epoch()).await.context("looking at the database")?;
+        let here = Installation { epoch: log.epoch(), partitions: log.partitions().count() as u16 };
+        let tied = store.bind(here).await.context("looking at the database")?;
         anyhow::ensure!(
-            tied == log.epoch(),
+            tied == here,
             "this database belongs to another event log, and mixing their events would ruin both: give the Redis (or the \
-             log.db) that goes with it, or an empty database; if Redis came back empty, restore its append-only file"
+             log.db) that goes with it, or an empty database; to use this database with a new Redis, give an empty one"
         );
-        Ok(Self { ports: Ports { log, leases, relay, store }, _lock: lock, description: description.to_owned() })
+        let recovery = Recovery::open(log.clone(), store.clone()).await.context("looking after the event log")?;
+        let ports = Ports { log, leases, relay, store, recovery };
+        Ok(Self { ports, alarms: Vec::new(), _lock: lock, description: description.to_owned() })
+    }
+}
+
+/// Waits until a disk has failed for good.
+async fn first_to_ring(alarms: Vec<Alarm>) -> DiskFailed {
+    let mut rung: FuturesUnordered<_> = alarms.iter().map(Alarm::rung).collect();
+    match rung.next().await {
+        Some(failed) => failed,
+        None => std::future::pending().await, // there is no disk of ours
     }
 }
 

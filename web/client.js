@@ -221,6 +221,7 @@ export class EverpostClient extends EventTarget {
   }
 
   #replayed({ cursor, conversation_id, data }) {
+    if (data.outcome === "reset" && conversation_id && this.#replay?.reset === false) return this.#reset({ conversation_id, data });
     const missed = data.replayed ?? this.#replay?.missed ?? 0;
     if (data.outcome === "reset" && !this.#replay?.reset) this.#reset({ conversation_id, data });
     this.cursor = cursor ?? this.cursor;
@@ -233,7 +234,9 @@ export class EverpostClient extends EventTarget {
   #reset({ conversation_id, data }) {
     const concerned = conversation_id ? [conversation_id] : [...this.tallies.keys()];
     for (const name of concerned) this.tally(name).reset(data.reset_from);
-    this.cursor = this.#start ?? this.cursor;
+    this.cursor = data.cursor ?? this.#start ?? this.cursor;
+    this.outbox.rewind(); // what was accepted may be lost: its id makes the repeat harmless
+    this.#pump();
   }
 
   #failed(frame) {
@@ -241,7 +244,7 @@ export class EverpostClient extends EventTarget {
     if (!entry) return this.#tell("event", frame);
     if (frame.data.retryable) {
       entry.sent = 0;
-      this.#pausedUntil = Date.now() + (frame.data.retry_after ?? 1) * 1000; // a later tick sends it again
+      this.#pausedUntil = Date.now() + (frame.data.retry_after_ms ?? 1000); // a later tick sends it again
     } else {
       this.outbox.entries.delete(entry.id);
       this.#outboxChanged(entry, "failed", frame.data.message ?? frame.data.code);

@@ -227,6 +227,22 @@ test("a reset drops what the log no longer has and starts where the server says"
   assert.equal(client.cursor, "c3");
 });
 
+test("a reset of one conversation in the middle of a replay is followed by what is there now", () => {
+  const client = connected();
+  for (const seq of [1, 2, 3]) sockets[0].event(seq);
+  const id = client.send("demo", "accepted and lost");
+  sockets[0].says("ack", { seq: 4, durability: "fsync" }, { id });
+  const sent = sockets[0].sent.length;
+  sockets[0].says("replay_started");
+  sockets[0].says("replay_finished", { outcome: "reset", reset_from: 3, cursor: "c2" }, { conversation_id: "demo" });
+  assert.equal(client.cursor, "c2");
+  assert.equal(sockets[0].sent.length, sent + 1, "it goes again at once");
+  assert.equal(sockets[0].sent.at(-1).id, id);
+  sockets[0].event(3, "another");
+  sockets[0].says("replay_finished", { outcome: "complete" });
+  assert.deepEqual(client.tally("demo").counts(), { received: 3, lost: 0, twice: 0 });
+});
+
 test("a reload goes on with cursor, counts and outbox", () => {
   const storage = memory();
   const before = connected(storage);
@@ -271,6 +287,17 @@ test("a refusal stops, a named delay is kept to", () => {
   mock.timers.tick(60_000);
   assert.equal(sockets.length, 2);
   assert.equal(state, "refused");
+});
+
+test("an overloaded server is left alone for as long as it asks", () => {
+  const client = connected();
+  const id = client.send("demo", "a");
+  const tries = () => sockets[0].sent.filter((frame) => frame.id === id).length;
+  sockets[0].says("error", { code: "overloaded", retryable: true, retry_after_ms: 4000 }, { id });
+  mock.timers.tick(3000);
+  assert.equal(tries(), 1);
+  mock.timers.tick(2000);
+  assert.equal(tries(), 2);
 });
 
 test("a refused message is retried or given up, as the error says", () => {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use everpost_core::{
-    log::{Durability, redis::RedisLog, redis::RedisLogConfig},
+    log::{redis::RedisLog, redis::RedisLogConfig},
     store::{postgres::PostgresStore, sqlite::SqliteStore},
 };
 use secrecy::SecretString;
@@ -53,10 +53,7 @@ async fn redis(config: &RedisLogConfig) -> Vec<Finding> {
         Ok(settings) => settings,
         Err(error) => return vec![Finding::wrong("redis", explain(&error.into()))],
     };
-    let mut faults = settings.faults();
-    if config.durability == Durability::Fsync {
-        faults.extend(settings.durability_faults());
-    }
+    let mut faults = settings.faults_for(config.durability);
     if settings.maxmemory == 0 {
         faults.push("maxmemory is not set: Redis would take all memory; set it below what the machine has".to_owned());
     }

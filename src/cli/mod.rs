@@ -4,12 +4,14 @@
 
 mod bench;
 mod client;
+mod dead_letters;
 mod doctor;
 mod flags;
 mod migrate;
 mod publish;
 mod run;
 mod show_config;
+mod status;
 mod tail;
 mod token;
 mod welcome;
@@ -61,6 +63,10 @@ enum Command {
     Publish(publish::PublishArgs),
     /// Follow what happens, one JSON frame a line
     Tail(tail::TailArgs),
+    /// Look through events that were given up, put them back, or give them up for good
+    DeadLetters(dead_letters::DeadLetterArgs),
+    /// Show what is running and how far behind it is
+    Status(status::StatusArgs),
     /// Print the settings in force, secrets masked
     Config,
     /// Put load on running servers and report what they take
@@ -95,6 +101,8 @@ async fn obey(flags: &Flags, command: Command) -> anyhow::Result<ExitCode> {
         Command::Token(args) => token::run(flags, &args).map(done),
         Command::Publish(args) => publish::run(flags, args).await.map(done),
         Command::Tail(args) => tail::run(flags, args).await.map(done),
+        Command::DeadLetters(args) => dead_letters::run(flags, args).await.map(done),
+        Command::Status(args) => status::run(flags, args).await.map(done),
         Command::Config => show_config::run(flags).map(done),
         Command::Bench(args) => {
             let settings = flags.settings()?;

@@ -12,7 +12,8 @@ use crate::{
     shutdown, telemetry,
 };
 
-const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
+/// Where `serve` has its admin listener unless it is told otherwise.
+pub(super) const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
 
 #[derive(Debug, Args)]
 pub(super) struct WorkerArgs {

@@ -10,7 +10,9 @@ use std::{
 };
 
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
-use everpost_core::{cursor::Cursor, event::Record, name::ConversationId, position::Position, relay::Topic};
+use everpost_core::{
+    cursor::Cursor, event::Record, name::ConversationId, partition::Partition, position::Position, relay::Topic,
+};
 use futures_util::SinkExt;
 use serde_json::json;
 
@@ -131,17 +133,7 @@ impl Connection {
         self.catchups.push_back(Catchup { replay, announced, moves_to, replayed: 0 });
     }
 
-    /// Replays what was dropped, once no other replay is under way: only then does `seen` tell where the gap begins.
-    async fn make_up(&mut self) -> Result<(), End> {
-        if self.catchups.is_empty() && std::mem::take(&mut self.lagging) {
-            self.forget_held();
-            let ends = self.gateway.reads.ends().await?;
-            self.catch_up(&ends, false);
-        }
-        Ok(())
-    }
-
-    fn forget_held(&mut self) {
+    pub(super) fn forget_held(&mut self) {
         self.held.clear();
         self.held_bytes = 0;
     }
@@ -170,14 +162,26 @@ impl Connection {
         }
     }
 
-    /// The same, with pages of a replay in between.
+    /// The same until the next page of a replay is there. Reading it goes on whatever else there is to do: on a busy
+    /// connection it would otherwise be begun again and again.
     async fn catching_up(&mut self) -> Result<(), End> {
-        let readable = self.is_readable();
-        tokio::select! {
-            () = self.session.ready.notified() => self.drain().await,
-            page = next_page(&mut self.catchups, &self.gateway) => self.replayed(page).await,
-            received = self.socket.recv(), if readable => self.received(received).await,
+        let Some(catchup) = self.catchups.front_mut() else { return Ok(()) };
+        let (mut replay, gateway) = (std::mem::take(&mut catchup.replay), self.gateway.clone());
+        let page = {
+            let mut page = std::pin::pin!(replay.next(&gateway.reads));
+            loop {
+                let readable = self.is_readable();
+                tokio::select! {
+                    page = &mut page => break page,
+                    () = self.session.ready.notified() => self.drain().await?,
+                    received = self.socket.recv(), if readable => self.received(received).await?,
+                }
+            }
+        };
+        if let Some(catchup) = self.catchups.front_mut() {
+            catchup.replay = replay;
         }
+        self.replayed(page).await
     }
 
     async fn received(&mut self, received: Option<Result<Message, axum::Error>>) -> Result<(), End> {
@@ -204,6 +208,8 @@ impl Connection {
                 Item::Ping => self.socket.feed(Message::Ping(Vec::new().into())).await?,
                 Item::Joined(conversation, from) => self.joined(conversation, from).await?,
                 Item::Left(conversation) => self.left(&conversation),
+                Item::Lost(conversation, at) => self.lost(conversation, at).await?,
+                Item::Lagging => self.make_up().await?,
             }
         }
         if let Some(close) = taken.close {
@@ -225,12 +231,19 @@ impl Connection {
     async fn feed_run(&mut self, run: &Run) -> Result<(), End> {
         let shared = run.base.covers_beside(run.partition, &self.seen);
         let floor = self.floors.iter().find(|(name, _)| *name == run.conversation).map(|(_, floor)| *floor);
-        if !self.rooms.contains(&run.conversation) {
+        // What comes after a gap must wait for the replay that fills it, which brings it as well.
+        if self.lagging || !self.rooms.contains(&run.conversation) {
             return Ok(());
         }
         for frame in &run.frames {
-            if frame.position <= self.seen.at(run.partition) {
+            let seen = self.seen.at(run.partition);
+            if frame.position <= seen {
                 continue;
+            }
+            if frame.position.generation() != seen.generation() && !self.stands_before(run.partition, frame.position) {
+                self.lagging = true; // the replay finds out what survived
+                self.session.mark_lagging();
+                return Ok(());
             }
             if shared {
                 self.seen.join(&run.base);
@@ -246,6 +259,12 @@ impl Connection {
             self.floors.retain(|(name, _)| *name != run.conversation);
         }
         Ok(())
+    }
+
+    /// Whether what the client has is part of the past of a position in a later generation.
+    fn stands_before(&self, partition: Partition, later: Position) -> bool {
+        let (history, seen) = (self.gateway.recovery.history(), self.seen.at(partition));
+        history.current(partition).number >= later.generation() && history.floor(partition, seen) == seen
     }
 
     /// Sends a page of the replay under way, or finishes it.
@@ -357,12 +376,5 @@ impl Connection {
 
     pub(super) async fn send(&mut self, text: Utf8Bytes) -> Result<(), End> {
         Ok(self.socket.send(Message::Text(text)).await?)
-    }
-}
-
-async fn next_page(catchups: &mut VecDeque<Catchup>, gateway: &Gateway) -> Result<Option<Page>, ApiError> {
-    match catchups.front_mut() {
-        Some(catchup) => catchup.replay.next(&gateway.reads).await,
-        None => Ok(None),
     }
 }

@@ -1,12 +1,19 @@
 //! The edge: every failure a client can see, with its code, status and whether trying again helps.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use everpost_core::{coalesce::Stopped, content::InvalidContent, log::LogError, store::StoreError};
+use everpost_core::{coalesce::Stopped, content::InvalidContent, log::LogError, retry::Policy, store::StoreError};
 use serde_json::json;
+
+/// How long a publisher waits at least before it tries an overloaded service again.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+/// And the random time on top of it.
+const SPREAD: Policy = Policy { base: Duration::from_secs(4), cap: Duration::from_secs(4) };
 
 /// A failure in the words of the interface. Codes are stable, texts are for people.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -27,8 +34,8 @@ pub(crate) enum ApiError {
     TooLarge(usize),
     #[error("too many requests; slow down")]
     RateLimited,
-    #[error("the service has no room for more events until some are stored")]
-    Overloaded,
+    #[error("the service takes no more events at the moment; the same request will succeed later")]
+    Overloaded { retry_after: Duration },
     #[error("the service cannot do this right now: {0}")]
     Unavailable(&'static str),
     #[error("something failed on our side")]
@@ -38,6 +45,19 @@ pub(crate) enum ApiError {
 impl ApiError {
     pub(crate) fn invalid(code: &'static str, why: impl ToString) -> Self {
         Self::BadRequest(code, why.to_string())
+    }
+
+    /// Asks to come back in a while, each time after another one, so that those who wait do not come all at once.
+    pub(crate) fn overloaded() -> Self {
+        Self::Overloaded { retry_after: SHORTEST_WAIT + SPREAD.delay(0) }
+    }
+
+    /// How long whoever asks again should wait, where the usual second would be too short.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Overloaded { retry_after } => Some(*retry_after),
+            _ => None,
+        }
     }
 
     /// The stable word for it.
@@ -51,7 +71,7 @@ impl ApiError {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::TooLarge(_) => "too_large",
             Self::RateLimited => "rate_limited",
-            Self::Overloaded => "overloaded",
+            Self::Overloaded { .. } => "overloaded",
             Self::Unavailable(_) => "unavailable",
             Self::Internal => "internal",
         }
@@ -59,7 +79,7 @@ impl ApiError {
 
     /// Whether the same request can succeed later.
     pub(crate) fn is_retryable(&self) -> bool {
-        matches!(self, Self::RateLimited | Self::Overloaded | Self::Unavailable(_) | Self::Internal)
+        matches!(self, Self::RateLimited | Self::Overloaded { .. } | Self::Unavailable(_) | Self::Internal)
     }
 
     fn status(&self) -> StatusCode {
@@ -72,17 +92,22 @@ impl ApiError {
             Self::Conflict(..) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Overloaded | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded { .. } | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
+}
+
+/// As clients are told it.
+pub(crate) fn wait_ms(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A problem document, RFC 9457.
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = self.status();
-        let problem = json!({
+        let mut problem = json!({
             "type": "about:blank",
             "title": status.canonical_reason().unwrap_or("Error"),
             "status": status.as_u16(),
@@ -90,11 +115,16 @@ impl IntoResponse for ApiError {
             "retryable": self.is_retryable(),
             "detail": self.to_string(),
         });
+        let wait = self.retry_after();
+        if let Some(wait) = wait {
+            problem["retry_after_ms"] = wait_ms(wait).into();
+        }
         let mut response = (status, Json(problem)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.is_retryable() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            let seconds = wait.map_or(1, |wait| wait.as_millis().div_ceil(1_000) as u64);
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -106,7 +136,7 @@ impl IntoResponse for ApiError {
 impl From<LogError> for ApiError {
     fn from(error: LogError) -> Self {
         match error {
-            LogError::Full => Self::Overloaded,
+            LogError::Full => Self::overloaded(),
             error if error.is_retryable() => Self::Unavailable("the event log does not answer"),
             error => {
                 tracing::error!(%error, "the log failed");

@@ -17,7 +17,7 @@ use everpost_core::{
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::error::ApiError;
+use super::error::{ApiError, wait_ms};
 
 /// One sequenced frame.
 #[derive(Debug, Clone)]
@@ -114,9 +114,12 @@ pub(crate) fn plain<D: Serialize>(event: &str, conversation: Option<&str>, id: O
 
 /// The answer to a client frame that failed.
 pub(crate) fn error(id: Option<&str>, conversation: Option<&str>, error: &ApiError) -> Utf8Bytes {
-    let data = serde_json::json!({
+    let mut data = serde_json::json!({
         "code": error.code(), "message": error.to_string(), "retryable": error.is_retryable(),
     });
+    if let Some(wait) = error.retry_after() {
+        data["retry_after_ms"] = wait_ms(wait).into();
+    }
     plain("error", conversation, id, data)
 }
 
@@ -143,7 +146,7 @@ mod tests {
             body: Digest::of_body(&[]),
             created_ms: 1_700_000_000_000,
             data: data.into(),
-            verified: false,
+            verified: None,
         };
         Record::place(&draft, 7, Position::new(1, 9))
     }

@@ -123,6 +123,13 @@ impl Hub {
         }
     }
 
+    /// Some rooms that have listeners and are registered.
+    pub(crate) fn some_rooms(&self, count: usize) -> Vec<Topic> {
+        let rooms = self.rooms();
+        let listened = rooms.iter().filter(|(_, room)| room.registered && !room.listeners.is_empty());
+        listened.take(count).map(|(topic, _)| topic.clone()).collect()
+    }
+
     /// Registers every room anew, after the relay forgot this gateway.
     pub(crate) async fn register_all(&self) -> Result<(), ApiError> {
         let topics: Vec<Topic> = self.rooms().keys().cloned().collect();

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use everpost_core::name::UserId;
+use everpost_core::{name::UserId, pressure::Level};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +29,8 @@ pub struct Limits {
     pub max_queue_bytes: usize,
     /// Publishes a second of one user; twice that in a burst.
     pub publish_rate: NonZeroU32,
+    /// The same while the log is under pressure, for backends too.
+    pub pressed_publish_rate: NonZeroU32,
     /// Publishes of one connection that wait for their acknowledgement; beyond it the connection is not read.
     pub max_in_flight: usize,
     /// How often the server pings.
@@ -47,6 +49,8 @@ pub(crate) struct Admission {
     limits: Limits,
     open: Mutex<Open>,
     publishes: DefaultKeyedRateLimiter<UserId>,
+    /// Consulted under pressure only.
+    pressed: DefaultKeyedRateLimiter<UserId>,
 }
 
 #[derive(Default)]
@@ -81,9 +85,12 @@ pub(crate) struct Admitted {
 
 impl Admission {
     pub(crate) fn new(limits: &Limits) -> Self {
-        let burst = limits.publish_rate.saturating_mul(NonZeroU32::MIN.saturating_add(1));
-        let publishes = RateLimiter::keyed(Quota::per_second(limits.publish_rate).allow_burst(burst));
-        Self { limits: limits.clone(), open: Mutex::default(), publishes }
+        let quota = |rate: NonZeroU32| {
+            Quota::per_second(rate).allow_burst(rate.saturating_mul(NonZeroU32::MIN.saturating_add(1)))
+        };
+        let publishes = RateLimiter::keyed(quota(limits.publish_rate));
+        let pressed = RateLimiter::keyed(quota(limits.pressed_publish_rate));
+        Self { limits: limits.clone(), open: Mutex::default(), publishes, pressed }
     }
 
     fn open(&self) -> std::sync::MutexGuard<'_, Open> {
@@ -118,10 +125,21 @@ impl Admission {
         self.publishes.check_key(user).is_ok()
     }
 
+    /// Whether the log takes a publish of this sender at a level of pressure.
+    pub(crate) fn is_taken(&self, level: Level, sender: &UserId) -> bool {
+        match level {
+            Level::Green | Level::Yellow => true,
+            Level::Orange => self.pressed.check_key(sender).is_ok(),
+            Level::Red => false,
+        }
+    }
+
     /// Forgets users whose allowance is full again.
     pub(crate) fn tidy(&self) {
-        self.publishes.retain_recent();
-        self.publishes.shrink_to_fit();
+        for limiter in [&self.publishes, &self.pressed] {
+            limiter.retain_recent();
+            limiter.shrink_to_fit();
+        }
     }
 }
 
@@ -155,6 +173,7 @@ mod tests {
             max_message_bytes: 1,
             max_queue_bytes: 1,
             publish_rate: NonZeroU32::MIN,
+            pressed_publish_rate: NonZeroU32::MIN,
             max_in_flight: 1,
             heartbeat: Duration::ZERO,
             heartbeat_timeout: Duration::ZERO,
@@ -178,6 +197,15 @@ mod tests {
         assert!(!admission.has_room());
         drop(first);
         assert!(admission.has_room() && admission.admit(&user("a"), here).is_ok());
+    }
+
+    #[test]
+    fn under_pressure_the_rate_counts_and_then_nothing_does() {
+        let admission = admission();
+        let taken = |level, name| (0..5).filter(|_| admission.is_taken(level, &user(name))).count();
+        let levels = Level::ALL.map(|level| taken(level, level.as_str()));
+        assert_eq!(levels, [5, 5, 2, 0]);
+        assert_eq!(taken(Level::Orange, "another"), 2, "senders do not share an allowance");
     }
 
     #[test]

@@ -73,6 +73,7 @@ pub(super) async fn post_message(
     let body = parse::<RawBody<'_>>(&text)?.check(message.kind)?;
     let (user, kind) = principal.sends_as(message)?;
     gateway.may_publish(&principal, &id).await?;
+    gateway.has_room_for(&user)?;
     let key = wire::key(idempotency_key(&headers)?)?;
     let draft = publish::message_draft(id.clone(), &Sender { id: &user, kind: &kind }, key, &body)?;
     let own = frame::message(&Record::place(&draft, 0, everpost_core::position::Position::ZERO));
@@ -143,6 +144,7 @@ pub(super) async fn post_event(
     let id = event.conversation_id.ok_or_else(|| ApiError::invalid("bad_frame", "conversation_id is missing"))?;
     let id = conversation_id(&id)?;
     gateway.may_publish(&principal, &id).await?;
+    gateway.has_room_for(&principal.user)?;
     let sender = Sender { id: &principal.user, kind: &principal.sender_type };
     let key = wire::key(idempotency_key(&headers)?)?;
     let receipt = gateway.publish(publish::event_draft(id, name, &sender, key, event.data)).await?;
@@ -217,7 +219,7 @@ pub(super) async fn post_typing(
     let typing: PostTyping = parse(&text)?;
     gateway.may_publish(&principal, &id).await?;
     let data = serde_json::json!({"user_id": principal.user, "is_typing": typing.is_typing});
-    gateway.signal(id, "typing", &data).await?;
+    gateway.whisper(id, "typing", &data).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,9 +1,15 @@
 //! What a gateway counts.
 
 use prometheus_client::{
-    metrics::{counter::Counter, gauge::Gauge},
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
 
 /// Counters of this process's gateway; clones count together.
 #[derive(Debug, Clone, Default)]
@@ -12,6 +18,7 @@ pub struct GatewayMetrics {
     accepted: Counter,
     refused: Counter,
     delivered: Counter,
+    shed: Family<Kind, Counter>,
 }
 
 impl GatewayMetrics {
@@ -25,10 +32,23 @@ impl GatewayMetrics {
             "Sequenced frames built for the rooms of this instance",
             self.delivered.clone(),
         );
+        registry.register(
+            "gateway_shed",
+            "What was not taken under pressure: publishes refused, ephemeral events dropped",
+            self.shed.clone(),
+        );
     }
 
     pub(crate) fn delivered(&self) -> Counter {
         self.delivered.clone()
+    }
+
+    pub(crate) fn publish_refused(&self) {
+        self.shed.get_or_create(&Kind { kind: "publish" }).inc();
+    }
+
+    pub(crate) fn ephemeral_dropped(&self) {
+        self.shed.get_or_create(&Kind { kind: "ephemeral" }).inc();
     }
 
     pub(crate) fn connections(&self, open: usize) {

@@ -9,8 +9,9 @@ mod close;
 mod connection;
 mod conversations;
 mod devices;
-mod error;
-mod extract;
+pub(crate) mod error;
+pub(crate) mod extract;
+mod fallback;
 mod frame;
 mod hub;
 mod limits;
@@ -38,12 +39,17 @@ use std::{
 
 use axum_server::Handle;
 use everpost_core::{
+    generation::History,
     log::{Log, LogError},
-    name::{ConversationId, InstanceId},
+    name::{ConversationId, InstanceId, UserId},
     partition::Partitions,
+    position::Position,
+    pressure::Level,
+    recovery::Recovery,
     relay::{Inbox, Parcel, Relay, Signal, Topic},
     store::{Standing, Store},
 };
+use everpost_workers::{Ports, Pressure};
 use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -68,6 +74,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_secs(8);
 /// What the head of a request may weigh.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// How long a connection waits for this gateway to learn of a new generation.
+const PATIENCE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_secs(1);
 const TIDY_EVERY_TICKS: u64 = 30;
 
@@ -94,6 +102,7 @@ pub struct Gateway {
     log: Arc<dyn Log>,
     store: Arc<dyn Store>,
     relay: Arc<dyn Relay>,
+    recovery: Arc<Recovery>,
     reads: Reads,
     publisher: Publisher,
     hub: Arc<Hub>,
@@ -105,6 +114,7 @@ pub struct Gateway {
     limits: Limits,
     drain_spread: Duration,
     started: Instant,
+    pressure: Pressure,
     metrics: GatewayMetrics,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -114,18 +124,18 @@ impl Gateway {
     /// Starts a gateway's tasks; it takes no connections until [`Gateway::serve`].
     pub async fn start(
         config: GatewayConfig,
-        log: Arc<dyn Log>,
-        store: Arc<dyn Store>,
-        relay: Arc<dyn Relay>,
+        ports: Ports,
+        pressure: Pressure,
         metrics: GatewayMetrics,
         stopping: CancellationToken,
     ) -> Result<Arc<Self>, LogError> {
         let (instance, tasks) = (InstanceId::random(), TaskTracker::new());
+        let Ports { log, store, relay, recovery, .. } = ports;
         let inbox = relay.open(&instance).await?;
         let (hub, registrar) = Hub::new(instance.clone(), relay.clone());
         tasks.spawn(registrar);
         let reads = Reads::start(&log, &store, &tasks);
-        let publisher = Publisher::start(&log, &reads, &tasks);
+        let publisher = Publisher::start(&log, &recovery, &reads, &tasks);
         let gateway = Arc::new(Self {
             auth: Authenticator::new(&config.token_secret, config.api_key, config.query_tokens),
             admission: Arc::new(Admission::new(&config.limits)),
@@ -140,9 +150,11 @@ impl Gateway {
             log,
             store,
             relay,
+            recovery,
             reads,
             publisher,
             hub,
+            pressure,
             metrics,
             tasks,
             stopping,
@@ -152,18 +164,30 @@ impl Gateway {
     }
 
     fn spawn_loops(self: &Arc<Self>, inbox: Box<dyn Inbox>) {
-        let Self { instance, log, relay, hub, .. } = &**self;
-        let delivered = self.metrics.delivered();
-        let pump = Pump::new(instance.clone(), log.clone(), relay.clone(), hub.clone(), delivered);
+        let pump = Pump::new(self);
         self.tasks.spawn(pump.run(inbox, self.stopping.clone()));
+        let (gateway, stopping) = (self.clone(), self.stopping.clone());
+        self.tasks.spawn(async move {
+            stopping.run_until_cancelled(gateway.watch_generations()).await;
+        });
         let (gateway, stopping) = (self.clone(), self.stopping.clone());
         self.tasks.spawn(async move {
             tokio::select! {
                 () = stopping.cancelled() => {}
-                () = gateway.stored.watch(&gateway.log) => {}
+                () = gateway.stored.watch(&gateway.log, &gateway.recovery) => {}
             }
         });
         self.tasks.spawn(self.clone().tick());
+    }
+
+    /// When the log goes on in a new generation, every session makes sure that it stands on what survived.
+    async fn watch_generations(&self) {
+        let mut generations = self.recovery.watch();
+        while generations.changed().await.is_ok() {
+            let history = generations.borrow_and_update().clone();
+            self.hub.all().iter().for_each(|session| session.mark_lagging());
+            self.stored.disown(&history);
+        }
     }
 
     /// Serves clients on a bound listener until the gateway is told to stop, then says farewell to each.
@@ -228,6 +252,22 @@ impl Gateway {
         self.started.elapsed().as_secs()
     }
 
+    /// Where the log ends, and the generations that lead there.
+    async fn present(&self) -> Result<(Arc<[Position]>, Arc<History>), ApiError> {
+        let ends = self.reads.ends().await?;
+        let is_known = |history: &History| {
+            let mut ends = self.partitions.iter().zip(ends.iter());
+            ends.all(|(partition, end)| end.generation() <= history.current(partition).number)
+        };
+        let history = self.recovery.history();
+        if is_known(&history) {
+            return Ok((ends, history));
+        }
+        self.recovery.settle(PATIENCE).await;
+        let history = self.recovery.history();
+        if is_known(&history) { Ok((ends, history)) } else { Err(LogError::Renewing.into()) }
+    }
+
     /// Whether somebody may read and write a conversation.
     async fn authorise(&self, principal: &Principal, conversation: &ConversationId) -> Result<(), ApiError> {
         match self.reads.standing(conversation, &principal.user).await? {
@@ -236,6 +276,29 @@ impl Gateway {
             Standing::Stranger => Err(ApiError::Forbidden("you do not take part in this conversation")),
             Standing::Unknown => Err(ApiError::NotFound("conversation")),
         }
+    }
+
+    /// Whether the log has room for a publish of this sender. What is refused here costs it nothing.
+    fn has_room_for(&self, sender: &UserId) -> Result<(), ApiError> {
+        if self.admission.is_taken(self.pressure.level(), sender) {
+            return Ok(());
+        }
+        self.metrics.publish_refused();
+        Err(ApiError::overloaded())
+    }
+
+    /// Tells a conversation something ephemeral, unless the service has better things to do.
+    async fn whisper(
+        &self,
+        conversation: ConversationId,
+        event: &str,
+        data: &serde_json::Value,
+    ) -> Result<(), ApiError> {
+        if self.pressure.level() == Level::Green {
+            return self.signal(conversation, event, data).await;
+        }
+        self.metrics.ephemeral_dropped();
+        Ok(())
     }
 
     /// Which conversations of a page of a replay somebody may no longer read. All their connections here are told.

@@ -15,6 +15,7 @@ use everpost_core::{
     name::{ConversationId, EventName, UserId},
     partition::{Partition, Partitions},
     position::Position,
+    recovery::Recovery,
 };
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -26,6 +27,9 @@ use super::{error::ApiError, reads::Reads, wire::Body};
 /// Publishes waiting for one lane.
 const LANE_CAPACITY: usize = 4_096;
 const RETRY_AFTER: Duration = Duration::from_millis(50);
+/// Tries while the log begins a new generation, and how long each of them waits for it.
+const MAX_TRIES: u32 = 5;
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a sender is told.
 #[derive(Debug, Clone)]
@@ -59,13 +63,14 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     /// Starts the lanes; they end with the last clone.
-    pub(crate) fn start(log: &Arc<dyn Log>, reads: &Reads, tasks: &TaskTracker) -> Self {
+    pub(crate) fn start(log: &Arc<dyn Log>, recovery: &Arc<Recovery>, reads: &Reads, tasks: &TaskTracker) -> Self {
         let lane = |partition| {
             let (sender, inbox) = mpsc::channel(LANE_CAPACITY);
             let (resolved, back) = mpsc::unbounded_channel();
-            let (log, reads, tasks_of_lane) = (log.clone(), reads.clone(), tasks.clone());
-            let aside = HashMap::new();
-            tasks.spawn(Lane { partition, log, reads, tasks: tasks_of_lane, aside, resolved }.run(inbox, back));
+            let (log, recovery) = (log.clone(), recovery.clone());
+            let (reads, tasks_of_lane, aside) = (reads.clone(), tasks.clone(), HashMap::new());
+            let lane = Lane { partition, log, recovery, reads, tasks: tasks_of_lane, aside, resolved };
+            tasks.spawn(lane.run(inbox, back));
             sender
         };
         Self { partitions: log.partitions(), lanes: log.partitions().iter().map(lane).collect() }
@@ -91,7 +96,7 @@ pub(crate) fn message_draft(
     let data = message_data(message_id, created_ms, sender, body).into();
     let name = EventName::new(EventName::NEW_MESSAGE).map_err(|_| ApiError::Internal)?;
     let (sender, body) = (sender.id.clone(), body.digest());
-    Ok(Draft { conversation, name, message_id, sender, key, body, created_ms, data, verified: false })
+    Ok(Draft { conversation, name, message_id, sender, key, body, created_ms, data, verified: None })
 }
 
 /// The message as clients see it, put together from parts that are JSON already: names are safe by their rules, content
@@ -119,7 +124,7 @@ pub(crate) fn event_draft(
     let body = Digest::of_body(&[name.as_str(), data.get()]);
     let (message_id, created_ms, sender) = (Uuid::now_v7(), now_ms(), sender.id.clone());
     let data = data.get().into();
-    Draft { conversation, name, message_id, sender, key, body, created_ms, data, verified: false }
+    Draft { conversation, name, message_id, sender, key, body, created_ms, data, verified: None }
 }
 
 /// The publishes of one conversation that stepped aside, in order.
@@ -131,6 +136,7 @@ struct Resolved {
 struct Lane {
     partition: Partition,
     log: Arc<dyn Log>,
+    recovery: Arc<Recovery>,
     reads: Reads,
     tasks: TaskTracker,
     /// Conversations the store is being asked about, with what arrived for them meanwhile.
@@ -190,14 +196,16 @@ impl Lane {
         }
     }
 
-    /// A second try costs nothing: whatever the first one did is recognised by its identity.
+    /// Another try costs nothing: whatever the first one did is recognised by its identity.
     async fn append_or_retry(&self, drafts: &[Draft]) -> Result<Vec<Appended>, LogError> {
-        match self.log.append(self.partition, drafts).await {
-            Err(LogError::Unavailable(_)) => {
-                tokio::time::sleep(RETRY_AFTER).await;
-                self.log.append(self.partition, drafts).await
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.log.append(self.partition, drafts).await {
+                Err(LogError::Renewing) if tries < MAX_TRIES => self.recovery.settle(PATIENCE).await,
+                Err(LogError::Unavailable(_)) if tries == 1 => tokio::time::sleep(RETRY_AFTER).await,
+                outcome => return outcome,
             }
-            outcome => outcome,
         }
     }
 
@@ -206,24 +214,39 @@ impl Lane {
         let (partition, log, reads, resolved) =
             (self.partition, self.log.clone(), self.reads.clone(), self.resolved.clone());
         self.tasks.spawn(async move {
-            let known = if unknown { hydrate(partition, &*log, &reads, &conversation).await } else { Ok(()) };
+            // Before the store is asked: in a later generation its answer would count for nothing.
+            let generation = log.generation(partition);
+            let known =
+                if unknown { hydrate(partition, generation, &*log, &reads, &conversation).await } else { Ok(()) };
             let publishes = match known {
-                Ok(()) => verify(&reads, publishes, log.durability()).await,
-                Err(error) => refuse(publishes, &error),
+                Ok(()) => verify(&reads, generation, publishes, log.durability()).await,
+                Err(Unhydrated::Outdated) => publishes,
+                Err(Unhydrated::Failed(error)) => refuse(publishes, &error),
             };
             let _ = resolved.send(Resolved { conversation, publishes }); // a lane that ended answers nobody
         });
     }
 }
 
+/// Why the log was not told how far a conversation has come.
+enum Unhydrated {
+    /// The store was asked in an earlier generation: once more.
+    Outdated,
+    Failed(ApiError),
+}
+
 async fn hydrate(
     partition: Partition,
+    generation: u16,
     log: &dyn Log,
     reads: &Reads,
     conversation: &ConversationId,
-) -> Result<(), ApiError> {
-    let top = reads.top(conversation).await?;
-    Ok(log.hydrate(partition, &[top]).await?)
+) -> Result<(), Unhydrated> {
+    let top = reads.top(conversation).await.map_err(Unhydrated::Failed)?;
+    match log.hydrate(partition, generation, &[top]).await {
+        Err(LogError::Renewing) => Err(Unhydrated::Outdated),
+        outcome => outcome.map_err(|error| Unhydrated::Failed(error.into())),
+    }
 }
 
 fn refuse(publishes: Vec<Publish>, error: &ApiError) -> Vec<Publish> {
@@ -259,10 +282,10 @@ fn repeat(draft: &Draft, prior: Prior, durability: Durability) -> Result<Receipt
 }
 
 /// Asks the store about every key the log could not judge; answers those it knows and gives back the others.
-async fn verify(reads: &Reads, publishes: Vec<Publish>, durability: Durability) -> Vec<Publish> {
+async fn verify(reads: &Reads, generation: u16, publishes: Vec<Publish>, durability: Durability) -> Vec<Publish> {
     let asks = publishes.iter().map(|Publish { draft, .. }| async {
         match &draft.key {
-            Some(key) if draft.minted_ms() < u64::MAX => {
+            Some(key) if draft.verified != Some(generation) => {
                 reads.prior(draft.conversation.clone(), draft.sender.clone(), key.clone()).await
             }
             _ => Ok(None),
@@ -273,7 +296,7 @@ async fn verify(reads: &Reads, publishes: Vec<Publish>, durability: Durability) 
     for (mut publish, prior) in publishes.into_iter().zip(priors) {
         match prior {
             Ok(None) => {
-                publish.draft.verified = true;
+                publish.draft.verified = Some(generation);
                 unused.push(publish);
             }
             Ok(Some(prior)) => (publish.answer)(repeat(&publish.draft, prior, durability)),

@@ -12,10 +12,12 @@ use std::{
 use everpost_core::{
     cursor::Cursor,
     event::Record,
+    generation::History,
     log::{Log, LogError},
     name::{ConversationId, InstanceId},
     partition::Partition,
     position::Position,
+    recovery::Recovery,
     relay::{Inbox, Parcel, Relay, Signal, Topic},
     retry::Policy,
     role::Role,
@@ -24,6 +26,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Gateway,
     frame::{self, Frame, Run},
     hub::Hub,
     session::Item,
@@ -31,13 +34,19 @@ use super::{
 
 const WAIT: Duration = Duration::from_millis(500);
 const EVERY: Duration = Duration::from_secs(1);
+/// How many rooms are looked at each second; keys are lost by the partition, not one by one.
+const ROOMS_LOOKED_AT: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(crate) struct Pump {
     instance: InstanceId,
     log: Arc<dyn Log>,
     relay: Arc<dyn Relay>,
+    recovery: Arc<Recovery>,
     hub: Arc<Hub>,
     delivered: Counter,
+    /// What the cursor stands on.
+    history: Arc<History>,
     cursor: Cursor,
     /// The progress of fan-out, to be taken over when the inbox is empty.
     fanned: Option<Vec<Position>>,
@@ -45,15 +54,21 @@ pub(crate) struct Pump {
 }
 
 impl Pump {
-    pub(crate) fn new(
-        instance: InstanceId,
-        log: Arc<dyn Log>,
-        relay: Arc<dyn Relay>,
-        hub: Arc<Hub>,
-        delivered: Counter,
-    ) -> Self {
+    pub(crate) fn new(gateway: &Gateway) -> Self {
+        let Gateway { instance, log, relay, recovery, hub, metrics, .. } = gateway;
         let cursor = Cursor::start(log.epoch(), log.partitions());
-        Self { instance, log, relay, hub, delivered, cursor, fanned: None, looked: Instant::now() }
+        Self {
+            instance: instance.clone(),
+            log: log.clone(),
+            relay: relay.clone(),
+            recovery: recovery.clone(),
+            hub: hub.clone(),
+            delivered: metrics.delivered(),
+            history: recovery.history(),
+            cursor,
+            fanned: None,
+            looked: Instant::now(),
+        }
     }
 
     /// Pumps until told to stop, and starts over whenever something may have been missed.
@@ -78,6 +93,7 @@ impl Pump {
     }
 
     async fn start_over(&mut self) -> Result<Box<dyn Inbox>, LogError> {
+        self.recovery.settle(PATIENCE).await; // what took the inbox away may have taken more
         let inbox = self.relay.open(&self.instance).await?;
         if self.hub.register_all().await.is_err() {
             return Err(LogError::Closing);
@@ -92,6 +108,7 @@ impl Pump {
             self.look().await?;
         }
         let parcels = inbox.receive(WAIT).await?;
+        self.stand_on_what_survived()?;
         let emptied = parcels.is_empty();
         for parcel in parcels {
             match parcel {
@@ -105,12 +122,34 @@ impl Pump {
         Ok(())
     }
 
+    /// A log that went on in a new generation may have forgotten who listens to what, with the rest it lost.
+    fn stand_on_what_survived(&mut self) -> Result<(), LogError> {
+        let history = self.recovery.history();
+        if Arc::ptr_eq(&history, &self.history) {
+            return Ok(());
+        }
+        (self.cursor, self.fanned) = (self.cursor.floor(&history), None);
+        self.history = history;
+        Err(LogError::Renewing)
+    }
+
+    /// Looks whether some of the rooms are still registered: what vanished there would be missed in silence.
+    async fn look_at_rooms(&self) -> Result<(), LogError> {
+        let rooms = self.hub.some_rooms(ROOMS_LOOKED_AT);
+        let listeners = self.relay.listeners(&rooms).await?;
+        if listeners.iter().all(|instances| instances.contains(&self.instance)) {
+            return Ok(());
+        }
+        Err(LogError::Damaged("this gateway's rooms are no longer registered".into()))
+    }
+
     async fn look(&mut self) -> Result<(), LogError> {
         if !self.relay.beat(&self.instance).await? {
             return Err(LogError::Damaged("this gateway was given up for dead".into()));
         }
         self.relay.sweep().await?;
         self.hub.sweep();
+        self.look_at_rooms().await?;
         self.fanned = Some(self.log.progress(Role::Fanout).await?);
         Ok(())
     }

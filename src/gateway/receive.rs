@@ -58,7 +58,7 @@ impl Connection {
                 let conversation = self.target(conversation).await?;
                 self.within_rate()?;
                 let data = json!({"user_id": self.session.user, "is_typing": is_typing});
-                Ok(self.gateway.signal(conversation, "typing", &data).await?)
+                Ok(self.gateway.whisper(conversation, "typing", &data).await?)
             }
             Command::Read { conversation, seq } => {
                 let conversation = self.target(conversation).await?;
@@ -110,6 +110,7 @@ impl Connection {
         body: &Body,
     ) -> Result<(), Refused> {
         self.within_rate()?;
+        self.gateway.has_room_for(&self.session.user)?;
         let sender = Sender { id: &self.session.user, kind: &self.principal.sender_type };
         let draft = publish::message_draft(conversation.clone(), &sender, key, body)?;
         let (session, stored, id) = (self.session.clone(), self.gateway.stored.clone(), id.map(str::to_owned));

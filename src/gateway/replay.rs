@@ -10,7 +10,10 @@
 //! client's position ──▶ store, page by page ──▶ watermark ──▶ log ──▶ end at registration ──▶ live
 //! ```
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use everpost_core::{
     event::Record,
@@ -24,6 +27,9 @@ use super::{
     error::ApiError,
     reads::{PAGE, Reads},
 };
+
+/// Before the store is asked again for what the log no longer has.
+const TRIMMED_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where a conversation is to be replayed from.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +67,7 @@ struct Course {
 }
 
 /// What is left to be replayed.
+#[derive(Default)]
 pub(crate) struct Replay {
     courses: VecDeque<Course>,
 }
@@ -143,6 +150,7 @@ impl Course {
         let tail = reads.tail(self.partition, self.at).await?;
         let Tail::Records(found) = &*tail else {
             self.stage = Stage::Begin;
+            tokio::time::sleep(TRIMMED_PAUSE).await; // where the store has not come that far yet, it is about to
             return Ok(None);
         };
         let Some(last) = found.last() else {

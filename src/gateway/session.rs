@@ -37,6 +37,10 @@ pub(crate) enum Item {
     Joined(ConversationId, Position),
     /// The user no longer takes part in a conversation.
     Left(ConversationId),
+    /// What this connection published at a position was accepted and is lost.
+    Lost(ConversationId, Position),
+    /// It is time to try a replay again.
+    Lagging,
 }
 
 impl Item {
@@ -44,7 +48,7 @@ impl Item {
         match self {
             Self::Run(run) => run.bytes,
             Self::Text(text) => text.len(),
-            Self::Ping | Self::Joined(..) | Self::Left(_) => 64,
+            Self::Ping | Self::Joined(..) | Self::Left(_) | Self::Lost(..) | Self::Lagging => 64,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use everpost_core::{
     cursor::Cursor,
+    generation::History,
     name::{ConversationId, DeviceId},
     position::Position,
     relay::Topic,
@@ -14,7 +15,7 @@ use super::{
     connection::{Catchup, Connection, End},
     error::ApiError,
     frame,
-    replay::{From, Replay},
+    replay::{self, From, Replay},
 };
 
 /// Where the client wants to start.
@@ -40,12 +41,12 @@ impl Connection {
         };
         self.rooms.extend(rooms.iter().cloned());
         self.gateway.hub.join(&self.session, rooms.into_iter().map(Topic::Conversation).collect()).await?;
-        let ends = self.gateway.reads.ends().await?;
+        let (ends, history) = self.gateway.present().await?;
         let start = match (start, &self.principal.device, &self.scope) {
             (Start::Now, Some(device), None) => self.remembered(&device.clone()).await?,
             (start, ..) => start,
         };
-        self.set_out(start, &ends).await
+        self.set_out(start, &ends, &history).await
     }
 
     /// Where the device acknowledged last.
@@ -55,18 +56,20 @@ impl Connection {
         Ok(cursor.map_or(Start::Now, Start::Cursor))
     }
 
-    async fn set_out(&mut self, start: Start, ends: &Arc<[Position]>) -> Result<(), End> {
+    async fn set_out(&mut self, start: Start, ends: &Arc<[Position]>, history: &History) -> Result<(), End> {
         let present = Cursor::new(self.gateway.log.epoch(), ends.to_vec());
         match start {
             Start::Now => {
                 self.seen = present;
                 self.greet().await
             }
-            Start::Cursor(text) => match self.honour(&text, &present) {
+            Start::Cursor(text) => match honour(&text, &present, history) {
                 Ok(cursor) => {
                     self.seen = cursor;
+                    let resets = self.fall_back(history).await?;
                     self.greet().await?;
                     self.announce_replay().await?;
+                    self.tell_resets(resets).await?;
                     self.catch_up(ends, true);
                     Ok(())
                 }
@@ -74,13 +77,16 @@ impl Connection {
                     self.seen = present;
                     self.greet().await?;
                     self.announce_replay().await?;
-                    self.reset(reason).await
+                    self.reset(reason, 1).await
                 }
             },
             Start::After(seq) => {
                 self.seen = present.clone();
                 self.greet().await?;
                 self.announce_replay().await?;
+                if let Some(top) = self.top_before(seq).await? {
+                    return self.reset("log_lost", top + 1).await;
+                }
                 let conversations: Vec<_> = self.rooms.iter().map(|room| (room.clone(), From::Seq(seq))).collect();
                 let replay = Replay::new(self.gateway.partitions, ends, conversations);
                 self.rewind();
@@ -100,13 +106,17 @@ impl Connection {
         self.seen = Cursor::new(self.seen.epoch, positions);
     }
 
-    /// A cursor is honoured if it is of this installation and not ahead of it.
-    fn honour(&self, text: &str, present: &Cursor) -> Result<Cursor, &'static str> {
-        let cursor = Cursor::decode(text).map_err(|_| "unknown_cursor")?;
-        if cursor.epoch != present.epoch || cursor.positions().len() != present.positions().len() {
-            return Err("another_installation");
+    /// The last number of its one conversation, if there is none as high as the client says it has seen.
+    async fn top_before(&mut self, seq: u64) -> Result<Option<u64>, End> {
+        let (reads, partitions) = (&self.gateway.reads, self.gateway.partitions);
+        let Some(scope) = self.scope.as_ref().filter(|_| seq > 0) else { return Ok(None) };
+        if !replay::after(reads, partitions, scope, seq - 1, 1).await?.is_empty() {
+            return Ok(None);
         }
-        if present.covers(&cursor) { Ok(cursor) } else { Err("log_lost") }
+        let stored = reads.top(scope).await?.seq;
+        let unstored = replay::after(reads, partitions, scope, stored, usize::MAX).await?;
+        let last = unstored.last().and_then(|record| record.event().ok()).map_or(stored, |event| event.seq);
+        Ok((last < seq).then_some(last))
     }
 
     async fn greet(&mut self) -> Result<(), End> {
@@ -121,15 +131,24 @@ impl Connection {
         self.send(frame::plain("connected", scope, None, data)).await
     }
 
-    async fn announce_replay(&mut self) -> Result<(), End> {
+    pub(super) async fn announce_replay(&mut self) -> Result<(), End> {
         let data = json!({ "conversations": self.rooms.len() });
         self.send(frame::plain("replay_started", None, None, data)).await
     }
 
-    async fn reset(&mut self, reason: &str) -> Result<(), End> {
+    async fn reset(&mut self, reason: &str, from: u64) -> Result<(), End> {
         let data = json!({
-            "outcome": "reset", "reason": reason, "reset_from": 1, "replayed": 0, "cursor": self.seen.encode(),
+            "outcome": "reset", "reason": reason, "reset_from": from, "replayed": 0, "cursor": self.seen.encode(),
         });
         self.send(frame::plain("replay_finished", None, None, data)).await
     }
+}
+
+/// A cursor is honoured if it is of this installation, and what it has seen that survived is not ahead of the present.
+fn honour(text: &str, present: &Cursor, history: &History) -> Result<Cursor, &'static str> {
+    let cursor = Cursor::decode(text).map_err(|_| "unknown_cursor")?;
+    if cursor.epoch != present.epoch || cursor.positions().len() != present.positions().len() {
+        return Err("another_installation");
+    }
+    if present.covers(&cursor.floor(history)) { Ok(cursor) } else { Err("log_lost") }
 }
