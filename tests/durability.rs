@@ -5,14 +5,20 @@
 //! still writes what was handed to it, so a missing fsync goes unnoticed here. That Redis and the databases wait for
 //! the disk before they answer is checked as a setting, by `everpost doctor` and at start-up.
 
+use std::time::Duration;
+
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::harness::{
     postgres::PostgresServer,
-    process::{API_KEY, Cluster, Everpost, TOKEN_SECRET, serve},
+    process::{API_KEY, Cluster, Everpost, TOKEN_SECRET, serve, store_of},
     witness::{Witness, checker::Transcript, publisher::PAYLOAD},
 };
 
+/// Enough to know that publishing goes on.
+const A_FEW: usize = 30;
+/// In microseconds: longer than any step of the engine takes.
+const ANY_INSTANT: u32 = 50_000;
 /// Enough messages for all lanes, windows and listeners to be busy.
 const SOME: usize = 150;
 
@@ -95,15 +101,23 @@ async fn a_worker_that_is_asked_to_stop_hands_over() {
 
 #[tokio::test]
 async fn the_one_process_is_killed_again_and_again() {
+    kill_again_and_again(8).await;
+}
+
+/// Kills the embedded engine so many times under one load, at instants that have nothing to do with what it does.
+pub(crate) async fn kill_again_and_again(rounds: u32) {
     let mut process = serve().await;
     let witness = Witness::start(&[process.address()]).await;
-    for _ in 0..5 {
-        witness.more(SOME).await;
+    for _ in 0..rounds {
+        witness.more(A_FEW).await;
+        let instant = uuid::Uuid::new_v4().as_u128() % u128::from(ANY_INSTANT);
+        tokio::time::sleep(Duration::from_micros(instant as u64)).await;
         process.kill();
         process.restart().await;
     }
     witness.more(SOME).await;
-    let transcript = witness.verdict(&database(&process)).await;
+    let transcript = witness.verdict(&store_of(&process)).await;
+    assert!(!process.log().contains("goes on in a new generation"), "nothing was lost");
     tells_nothing(&transcript, &[&process]);
 }
 
@@ -116,7 +130,7 @@ async fn the_one_process_drains_when_asked_to_stop() {
     assert_eq!(process.exit_code().await, Some(0));
     process.restart().await;
     witness.more(SOME).await;
-    witness.verdict(&database(&process)).await;
+    witness.verdict(&store_of(&process)).await;
 }
 
 /// A request whose body never ends holds the drain, so that there is something to cut short.
@@ -143,10 +157,6 @@ async fn end(witness: Witness, cluster: &Cluster) {
     let transcript = witness.verdict(&cluster.database).await;
     let processes: Vec<_> = cluster.processes().collect();
     tells_nothing(&transcript, &processes);
-}
-
-fn database(process: &Everpost) -> String {
-    format!("sqlite://{}/everpost-data/store.db", process.folder().display())
 }
 
 /// Logs are read by people who must not read the messages, and kept where no secret belongs.

@@ -8,6 +8,7 @@ use everpost_core::{
     name::{ConversationId, InstanceId},
     partition::Partition,
     position::Position,
+    recovery::Recovery,
     relay::{Parcel, Relay, Topic, local::LocalRelay},
     role::Role,
     store::{Messages, sqlite::SqliteStore},
@@ -34,7 +35,9 @@ impl Stage {
         let store = Arc::new(SqliteStore::open(&folder.path().join("store.db")).await.expect("the file opens"));
         let relay = LocalRelay::new();
         let port = Arc::new(log.clone());
-        let ports = Ports { log: port.clone(), leases: port, relay: Arc::new(relay.clone()), store: store.clone() };
+        let recovery = Recovery::open(port.clone(), store.clone()).await.expect("nothing to mend");
+        let relay_port = Arc::new(relay.clone());
+        let ports = Ports { log: port.clone(), leases: port, relay: relay_port, store: store.clone(), recovery };
         begin(&log, &["general"]).await;
         Self { ports, log, store, relay, _folder: folder }
     }

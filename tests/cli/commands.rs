@@ -18,7 +18,21 @@ use crate::harness::{
 #[test]
 fn the_help_names_every_command() {
     let help = printed(Path::new("/"), &["--help"]);
-    for command in ["serve", "gateway", "worker", "migrate", "token", "publish", "tail", "config", "bench", "doctor"] {
+    let commands = [
+        "serve",
+        "gateway",
+        "worker",
+        "migrate",
+        "token",
+        "publish",
+        "tail",
+        "status",
+        "dead-letters",
+        "config",
+        "bench",
+        "doctor",
+    ];
+    for command in commands {
         let listed = help.lines().any(|line| line.trim_start().split(' ').next() == Some(command));
         assert!(listed, "{command} is not in {help}");
         assert!(!printed(Path::new("/"), &[command, "--help"]).is_empty());
@@ -58,6 +72,24 @@ async fn tail(arguments: &[&str], messages: usize) -> Vec<Value> {
         seen.extend((frame["event"] == "new_message").then_some(frame));
     }
     seen
+}
+
+#[tokio::test]
+async fn the_status_of_a_running_server_is_a_table_or_json() {
+    let process = serve().await;
+    let log = process.log();
+    let admin = log.split("admin=").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("it says where");
+    let url = format!("http://{}", admin.trim_matches('"'));
+    let shown = printed(process.folder(), &["status", "--url", &url]);
+    for expected in ["embedded (SQLite)", "pressure  green", "gateways  1", "persist"] {
+        assert!(shown.contains(expected), "{expected} is not in {shown}");
+    }
+    let json: Value =
+        serde_json::from_str(&printed(process.folder(), &["status", "--json", "--url", &url])).expect("JSON");
+    assert_eq!((&json["pressure"]["level"], json["partitions"].as_array().map(Vec::len)), (&"green".into(), Some(1)));
+    let done = run(process.folder(), &[], &["status", "--url", "http://127.0.0.1:9"]);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(complaint(&done).contains("is a server running?"), "{}", complaint(&done));
 }
 
 #[test]

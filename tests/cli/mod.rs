@@ -1,6 +1,7 @@
 //! The command line as people meet it: what it prints, what works when pasted, what it refuses and how.
 
 mod commands;
+mod dead_letters;
 mod doctor;
 mod first_run;
 mod refusals;

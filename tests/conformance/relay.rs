@@ -96,10 +96,12 @@ async fn who_closed_gets_nothing_and_leaves_nothing(stage: Stage) {
     let (relay, a) = (stage.relay, InstanceId::random());
     let _inbox = relay.open(&a).await.expect("reachable");
     assert!(relay.beat(&a).await.expect("reachable"));
+    assert_eq!(relay.instances().await.expect("reachable"), std::slice::from_ref(&a));
     relay.join(&a, &[topic("x")]).await.expect("reachable");
     relay.close(&a).await.expect("reachable");
     relay.close(&a).await.expect("again is harmless");
     relay.send(vec![(a.clone(), typing("x"))]).await.expect("nobody there is no error");
+    assert_eq!(relay.instances().await.expect("reachable"), []);
     assert!(!relay.beat(&a).await.expect("reachable"), "it has to open again");
     assert_eq!(relay.listeners(&[topic("x")]).await.expect("reachable"), [vec![]]);
     let mut inbox = relay.open(&a).await.expect("it may come back");
@@ -119,6 +121,24 @@ on_every_relay!(
     parcels_arrive_whole_and_in_order,
     who_closed_gets_nothing_and_leaves_nothing,
 );
+
+/// Room is only made behind fan-out, so deliveries go on when there is none.
+#[tokio::test]
+async fn parcels_arrive_also_at_the_memory_limit() {
+    let stage = Stage::redis().await;
+    let (relay, a, b) = (stage.relay, InstanceId::random(), InstanceId::random());
+    let mut inbox = relay.open(&a).await.expect("reachable");
+    stage.server.as_ref().expect("on Redis").set("maxmemory", "1mb").await;
+    let sent = [records(3), typing("general"), records(2)];
+    let parcels = sent.iter().map(|parcel| (a.clone(), parcel.clone())).collect();
+    relay.send(parcels).await.expect("a full Redis takes it");
+    assert_eq!(receive(&mut *inbox, 3).await, sent);
+    assert!(relay.beat(&a).await.expect("a full Redis takes it"));
+    relay.open(&b).await.expect("another gateway can start");
+    relay.join(&b, &[topic("x")]).await.expect("and listen");
+    relay.sweep().await.expect("reachable");
+    relay.close(&a).await.expect("reachable");
+}
 
 /// A gateway that was killed stops beating; whoever sweeps withdraws it after six seconds of watching.
 #[tokio::test]

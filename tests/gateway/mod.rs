@@ -10,6 +10,10 @@ mod closes;
 mod conversations;
 /// Publishing and reading over HTTP.
 mod messages;
+/// More coming in than is stored.
+mod pressure;
+/// What clients notice when the log loses something.
+mod recovery;
 /// Coming back after having been away.
 mod replay;
 /// Readers slower than the stream.

@@ -8,7 +8,7 @@ use everpost::{
     config::Settings,
     gateway::auth::{Claims, mint},
 };
-use everpost_core::{clock::now_ms, role::Role};
+use everpost_core::{clock::now_ms, pressure::Level, role::Role};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{client::Client, postgres::PostgresServer, redis::RedisServer};
+use super::{client::Client, eventually::eventually, postgres::PostgresServer, redis::RedisServer};
 
 /// What backends authenticate with.
 pub(crate) const API_KEY: &str = "an-api-key-that-only-the-tests-ever-use";
@@ -26,6 +26,7 @@ pub(crate) const TOKEN_SECRET: &str = "a-token-secret-that-only-the-tests-ever-u
 /// One running part of the service.
 struct Process {
     address: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
     stop: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
 }
@@ -34,10 +35,11 @@ impl Process {
     async fn start(flags: &[(&'static str, String)], gateway: bool, roles: Vec<Role>) -> Self {
         let flags: Vec<_> = flags.iter().map(|(name, value)| (*name, Some(value.clone()))).collect();
         let settings = Settings::load(None, &flags).expect("sound settings");
-        let app = everpost::app::App::open(&settings, Plan { gateway, roles, admin: None }).await.expect("it opens");
-        let (address, stop) = (app.address(), CancellationToken::new());
+        let admin = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let app = everpost::app::App::open(&settings, Plan { gateway, roles, admin }).await.expect("it opens");
+        let (address, admin, stop) = (app.address(), app.admin_address(), CancellationToken::new());
         let running = tokio::spawn(app.run(stop.clone()));
-        Self { address, stop, running }
+        Self { address, admin, stop, running }
     }
 
     async fn stop(self) {
@@ -51,6 +53,8 @@ impl Process {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) content_type: String,
+    /// What `Retry-After` says.
+    pub(crate) retry_after: Option<u64>,
     pub(crate) body: Value,
 }
 
@@ -77,8 +81,8 @@ pub(crate) struct App {
     /// Workers of their own; on the embedded engine the gateway's process has them.
     workers: Option<Process>,
     http: reqwest::Client,
-    _folder: TempDir,
-    _redis: Option<RedisServer>,
+    folder: TempDir,
+    redis: Option<RedisServer>,
 }
 
 impl App {
@@ -92,18 +96,23 @@ impl App {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let flags = flags(&folder, settings);
         let gateways = vec![Process::start(&flags, true, Role::ALL.to_vec()).await];
-        Self { flags, gateways, workers: None, http: reqwest::Client::new(), _folder: folder, _redis: None }
+        Self { flags, gateways, workers: None, http: reqwest::Client::new(), folder, redis: None }
     }
 
     /// On a Redis and a database of its own, with two gateways.
     pub(crate) async fn distributed() -> Self {
+        Self::distributed_with(&[]).await
+    }
+
+    /// The same with some settings of its own.
+    pub(crate) async fn distributed_with(settings: &[(&'static str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (redis, database) = (RedisServer::start().await, PostgresServer::shared().await.database().await);
-        let mut flags = flags(&folder, &[]);
+        let mut flags = flags(&folder, settings);
         flags.extend([("redis_url", redis.url()), ("database_url", database.expose_secret().to_owned())]);
         let workers = Some(Process::start(&flags, false, Role::ALL.to_vec()).await);
         let gateways = vec![Process::start(&flags, true, vec![]).await, Process::start(&flags, true, vec![]).await];
-        Self { flags, gateways, workers, http: reqwest::Client::new(), _folder: folder, _redis: Some(redis) }
+        Self { flags, gateways, workers, http: reqwest::Client::new(), folder, redis: Some(redis) }
     }
 
     /// Goes on with these workers only. On the embedded engine connections are closed by it.
@@ -117,6 +126,11 @@ impl App {
         }
     }
 
+    /// The log's server, to be restarted.
+    pub(crate) fn redis_mut(&mut self) -> &mut RedisServer {
+        self.redis.as_mut().expect("only the distributed engine has one")
+    }
+
     /// Stops the gateways as SIGTERM would.
     pub(crate) async fn stop(&mut self) {
         futures_util::future::join_all(self.gateways.drain(..).map(Process::stop)).await;
@@ -125,6 +139,52 @@ impl App {
     /// Where a gateway listens. There are two on the distributed engine; asking for the second is always right.
     pub(crate) fn address(&self, gateway: usize) -> SocketAddr {
         self.gateways[gateway % self.gateways.len()].address.expect("it is a gateway")
+    }
+
+    /// How many gateways there are.
+    pub(crate) fn gateways(&self) -> usize {
+        self.gateways.len()
+    }
+
+    /// The Redis of the distributed engine.
+    pub(crate) fn redis(&self) -> &RedisServer {
+        self.redis.as_ref().expect("there is none on the embedded engine")
+    }
+
+    /// What a gateway's admin listener answers.
+    pub(crate) async fn admin(&self, gateway: usize, path: &str) -> Answer {
+        let admin = self.gateways[gateway % self.gateways.len()].admin.expect("it has one");
+        answer(self.http.get(format!("http://{admin}{path}"))).await
+    }
+
+    /// The value of a metric of the first gateway, by its name and labels as they are shown; nothing if it is not.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        read_metric(&self.admin(0, "/metrics").await, name)
+    }
+
+    /// The same of the process with the workers.
+    pub(crate) async fn worker_metric(&self, name: &str) -> Option<f64> {
+        let process = self.workers.as_ref().unwrap_or(&self.gateways[0]);
+        let admin = process.admin.expect("it has one");
+        read_metric(&answer(self.http.get(format!("http://{admin}/metrics"))).await, name)
+    }
+
+    /// The database of the distributed engine.
+    pub(crate) fn database(&self) -> Option<&str> {
+        self.flags.iter().find_map(|(name, value)| (*name == "database_url").then_some(value.as_str()))
+    }
+
+    /// A file of the embedded engine.
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().expect("a plain name").to_owned()
+    }
+
+    /// Waits until the first gateway has noticed a level of pressure.
+    pub(crate) async fn pressed(&self, level: Level) {
+        eventually(&format!("the pressure is {level}"), async || {
+            self.metric("everpost_pressure_level").await == Some(f64::from(level as u8))
+        })
+        .await;
     }
 
     /// A token of an hour.
@@ -232,12 +292,19 @@ impl App {
     }
 }
 
+fn read_metric(shown: &Answer, name: &str) -> Option<f64> {
+    let lines = shown.body.as_str().expect("text").lines();
+    lines.into_iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
 async fn answer(request: reqwest::RequestBuilder) -> Answer {
     let response = request.send().await.expect("the gateway answers");
     let (status, content_type) = (response.status().as_u16(), response.headers().get("content-type").cloned());
     let content_type = content_type.map(|kind| kind.to_str().expect("ASCII").to_owned()).unwrap_or_default();
+    let retry_after = response.headers().get("retry-after").map(|wait| wait.to_str().expect("ASCII").to_owned());
+    let retry_after = retry_after.map(|wait| wait.parse().expect("seconds"));
     let text = response.text().await.expect("a whole answer");
-    Answer { status, content_type, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) }
+    Answer { status, content_type, retry_after, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) }
 }
 
 /// What a token of a user says; `ttl` may be negative.

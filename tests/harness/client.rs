@@ -172,6 +172,16 @@ impl Client {
         }
     }
 
+    /// Drops the frames that nobody asked for.
+    pub(crate) fn forget(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// Returns when the connection has ended in whatever way.
+    pub(crate) async fn gone(&mut self) {
+        while let Some(Ok(_)) = self.socket.next().await {}
+    }
+
     /// Says goodbye and waits until the gateway has done the same.
     pub(crate) async fn close(mut self) {
         self.socket.close(None).await.expect("the connection is open");

@@ -4,9 +4,12 @@
 
 pub(crate) mod app;
 pub(crate) mod client;
+pub(crate) mod disk;
 pub(crate) mod eventually;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 mod server;
+pub(crate) mod troubled;
 pub(crate) mod witness;

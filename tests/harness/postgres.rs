@@ -76,9 +76,25 @@ impl PostgresServer {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port).into()
     }
 
+    /// Starts one of its own in a folder.
+    pub(crate) async fn start_in(folder: impl Fn() -> PathBuf) -> Self {
+        Self::launch_in(folder, true).await
+    }
+
+    /// Makes sure that it runs: starts it again if it has given up.
+    pub(crate) async fn revive(&mut self) {
+        if self.server.as_ref().is_none_or(Server::has_ended) {
+            self.restart().await;
+        }
+    }
+
     async fn launch_fresh(fsync: bool) -> Self {
+        Self::launch_in(|| server::folder("everpost-postgres"), fsync).await
+    }
+
+    async fn launch_in(folder: impl Fn() -> PathBuf, fsync: bool) -> Self {
         loop {
-            let (folder, port) = (server::folder("everpost-postgres"), server::free_port());
+            let (folder, port) = (folder(), server::free_port());
             initialise(&folder);
             let mut postgres = Self { server: None, folder, port, fsync };
             if postgres.launch().await {

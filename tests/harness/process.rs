@@ -11,6 +11,7 @@ use std::{
 use secrecy::ExposeSecret;
 
 use super::{
+    disk::Disk,
     eventually::within,
     postgres::PostgresServer,
     redis::RedisServer,
@@ -26,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// Many clients of a test come from one address, and all of them come back at once.
 const ROOM: [&str; 4] = ["--max-connections-per-address", "1000", "--max-connections-per-user", "100"];
 
+const SERVE: [&str; 3] = ["serve", "--admin-listen", "127.0.0.1:0"];
+
 /// One process of ours with a folder of its own, in which it also runs.
 pub(crate) struct Everpost {
     server: Option<Server>,
@@ -40,7 +43,14 @@ impl Everpost {
     /// Starts a command with the secrets of the tests; one that serves clients listens on [`Everpost::address`].
     pub(crate) async fn start(arguments: &[&str]) -> Self {
         let arguments: Vec<&str> = arguments.iter().copied().chain(["--log", "debug"]).collect();
-        Self::start_in(&[("EVERPOST_TOKEN_SECRET", TOKEN_SECRET), ("EVERPOST_API_KEY", API_KEY)], &arguments).await
+        Self::start_with(&[], &arguments).await
+    }
+
+    /// The same with more in the environment.
+    pub(crate) async fn start_with(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let secrets = [("EVERPOST_TOKEN_SECRET", TOKEN_SECRET), ("EVERPOST_API_KEY", API_KEY)];
+        let environment: Vec<_> = secrets.iter().chain(environment).copied().collect();
+        Self::start_in(&environment, arguments).await
     }
 
     /// Starts a command with these arguments and nothing in the environment but what is given.
@@ -111,9 +121,25 @@ impl Everpost {
         within(PATIENCE, words, async || self.log()[self.read..].contains(words)).await;
     }
 
+    /// Waits until it writes these words once more.
+    pub(crate) async fn says_again(&self, words: &str) {
+        let read = self.log().len();
+        within(PATIENCE, words, async || self.log()[read..].contains(words)).await;
+    }
+
     /// Sends it a signal by name.
     pub(crate) fn signal(&self, name: &str) {
         self.running().signal(name);
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.running().pid()
+    }
+
+    /// Whether it is there, and has not ended by itself.
+    pub(crate) fn runs(&self) -> bool {
+        self.server.as_ref().is_some_and(|server| !server.has_ended())
     }
 
     /// Ends it with SIGKILL.
@@ -154,20 +180,42 @@ pub(crate) struct Cluster {
     pub(crate) workers: [Everpost; 2],
 }
 
+/// Where a process finds the log and the store.
+#[derive(Debug, Clone)]
+pub(crate) struct Ways {
+    pub(crate) log: String,
+    pub(crate) store: String,
+}
+
 impl Cluster {
     /// Starts one on a new database of that Postgres and waits until both gateways serve.
     pub(crate) async fn start(postgres: &PostgresServer) -> Self {
         let redis = RedisServer::start().await;
         let database = postgres.database().await.expose_secret().to_owned();
-        let (log, store) = (redis.url(), database.clone());
-        let engine = ["--redis-url", &log, "--database-url", &store];
-        let gateway: Vec<&str> = ["gateway"].into_iter().chain(engine).chain(ROOM).collect();
-        let worker: Vec<&str> = ["worker", "--roles", "persist,fanout"].into_iter().chain(engine).collect();
+        let ways = Ways { log: redis.url(), store: database.clone() };
+        let ways = [ways.clone(), ways.clone(), ways.clone(), ways];
+        Self::wired(redis, database, &ways, &[("EVERPOST_LOG", "debug")]).await
+    }
+
+    /// Starts one whose gateways and workers, in this order, take these ways.
+    pub(crate) async fn wired(
+        redis: RedisServer,
+        database: String,
+        ways: &[Ways; 4],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let start = async |command: &[&str], ways: &Ways| {
+            let engine = ["--redis-url", &ways.log, "--database-url", &ways.store];
+            let arguments: Vec<&str> = command.iter().copied().chain(engine).collect();
+            Everpost::start_with(environment, &arguments).await
+        };
+        let gateway: Vec<&str> = ["gateway"].into_iter().chain(ROOM).collect();
+        let worker = ["worker", "--roles", "persist,fanout"];
         let (a, b, c, d) = tokio::join!(
-            Everpost::start(&gateway),
-            Everpost::start(&gateway),
-            Everpost::start(&worker),
-            Everpost::start(&worker)
+            start(&gateway, &ways[0]),
+            start(&gateway, &ways[1]),
+            start(&worker, &ways[2]),
+            start(&worker, &ways[3])
         );
         a.ready().await;
         b.ready().await;
@@ -182,10 +230,28 @@ impl Cluster {
 
 /// Starts `everpost serve` on the embedded engine and waits until it serves.
 pub(crate) async fn serve() -> Everpost {
-    let arguments: Vec<&str> = ["serve", "--admin-listen", "127.0.0.1:0"].into_iter().chain(ROOM).collect();
-    let process = Everpost::start(&arguments).await;
+    serve_with(&[("EVERPOST_LOG", "debug")]).await
+}
+
+/// The same with settings from the environment.
+pub(crate) async fn serve_with(environment: &[(&str, &str)]) -> Everpost {
+    let arguments: Vec<&str> = SERVE.into_iter().chain(ROOM).collect();
+    let process = Everpost::start_with(environment, &arguments).await;
     process.ready().await;
     process
+}
+
+/// The same on a disk that can be told to fail.
+pub(crate) async fn serve_on(disk: &Disk) -> Everpost {
+    let disk = disk.environment();
+    let talkative = [("EVERPOST_LOG", "debug")].into_iter();
+    let environment: Vec<_> = talkative.chain(disk.iter().map(|(name, value)| (*name, &**value))).collect();
+    serve_with(&environment).await
+}
+
+/// Where a process on the embedded engine has its store.
+pub(crate) fn store_of(process: &Everpost) -> String {
+    format!("sqlite://{}/everpost-data/store.db", process.folder().display())
 }
 
 /// Runs a command to its end in a folder, with nothing in the environment but what is given.

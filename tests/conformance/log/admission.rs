@@ -66,7 +66,8 @@ async fn several_conversations_are_hydrated_at_once(log: Stage) {
     let ids = siblings(&*log, 3);
     let tops: Vec<Top> =
         ids.iter().zip([0, 5, 9]).map(|(id, seq)| Top { conversation: conversation(id), seq }).collect();
-    log.hydrate(log.partitions().of(&ids[0]), &tops).await.expect("the log answers");
+    let partition = log.partitions().of(&ids[0]);
+    log.hydrate(partition, log.generation(partition), &tops).await.expect("the log answers");
     let batch: Vec<Draft> = ids.iter().map(|id| draft(id)).collect();
     assert_eq!(append(&*log, &batch).await.iter().map(seq).collect::<Vec<_>>(), [1, 6, 10]);
 }
@@ -115,13 +116,13 @@ async fn an_unverified_draft_holds_back_its_conversation_only(log: Stage) {
     let answers = append(&*log, &batch).await;
     assert_eq!([&answers[1], &answers[3]], [&Appended::Unverified; 2]);
     assert_eq!([0, 2, 4].map(|at: usize| seq(&answers[at])), [8, 8, 9]);
-    let held = [Draft { verified: true, ..batch[1].clone() }, batch[3].clone()];
+    let held = [Draft { verified: Some(1), ..batch[1].clone() }, batch[3].clone()];
     assert_eq!(append(&*log, &held).await.iter().map(seq).collect::<Vec<_>>(), [9, 10], "in their order");
 }
 
 async fn a_repeat_behind_a_held_draft_is_held_too(log: Stage) {
     hydrate(&*log, "general", 7).await;
-    let first = Draft { verified: true, ..keyed("general", "alice", "first") };
+    let first = Draft { verified: Some(1), ..keyed("general", "alice", "first") };
     let answers = append(&*log, std::slice::from_ref(&first)).await;
     let unproven = keyed("general", "alice", "second");
     let batch = [first.clone(), unproven, first.clone(), draft("general")];
@@ -132,7 +133,7 @@ async fn a_repeat_behind_a_held_draft_is_held_too(log: Stage) {
 
 async fn a_verified_key_is_remembered(log: Stage) {
     hydrate(&*log, "general", 7).await;
-    let verified = Draft { verified: true, ..keyed("general", "alice", "k") };
+    let verified = Draft { verified: Some(1), ..keyed("general", "alice", "k") };
     let answers = append(&*log, std::slice::from_ref(&verified)).await;
     assert_eq!(append(&*log, &[keyed("general", "alice", "k")]).await, [prior(&verified, &answers[0])]);
 }

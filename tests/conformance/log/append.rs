@@ -41,7 +41,7 @@ async fn batch_after_batch_goes_on(log: Stage) {
 async fn an_empty_batch_changes_nothing(log: Stage) {
     let partition = log.partitions().of("general");
     assert_eq!(log.append(partition, &[]).await.expect("harmless"), []);
-    log.hydrate(partition, &[]).await.expect("harmless");
+    log.hydrate(partition, log.generation(partition), &[]).await.expect("harmless");
     assert!(log.ends().await.expect("readable").iter().all(|&end| end == Position::ZERO));
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn draft(id: &str) -> Draft {
         body: Digest::of_message(message_id),
         created_ms: now_ms(),
         data: format!(r#"{{"content":{{"text":"{}"}}}}"#, message_id.as_simple()).into(),
-        verified: false,
+        verified: None,
     }
 }
 
@@ -66,7 +66,8 @@ pub(crate) async fn begin(log: &(impl Log + ?Sized), ids: &[impl AsRef<str>]) {
 
 pub(crate) async fn hydrate(log: &(impl Log + ?Sized), id: &str, seq: u64) {
     let top = Top { conversation: conversation(id), seq };
-    log.hydrate(log.partitions().of(id), &[top]).await.expect("the log answers");
+    let partition = log.partitions().of(id);
+    log.hydrate(partition, log.generation(partition), &[top]).await.expect("the log answers");
 }
 
 /// Appends drafts of one partition.

@@ -12,6 +12,7 @@ mod reading;
 mod redis;
 mod repeats;
 mod restart;
+mod sqlite;
 pub(crate) mod stage;
 mod trimming;
 

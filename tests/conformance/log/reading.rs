@@ -1,10 +1,10 @@
 //! Looking at the log without following it.
 
-use everpost_core::{event::Record, log::Tail, position::Position};
+use everpost_core::{event::Record, log::Tail, position::Position, role::Role};
 use tokio::task::JoinSet;
 
 use super::{
-    drafts::{append, begin, draft, drafts, placed, rest},
+    drafts::{append, begin, draft, drafts, finish, placed, rest},
     on_every_log,
     stage::Stage,
 };
@@ -82,7 +82,26 @@ async fn a_reader_beside_senders_sees_no_gap(log: Stage) {
     assert_eq!(seqs, (1..=200).collect::<Vec<_>>());
 }
 
+async fn a_look_tells_the_ends_and_what_each_role_has_before_it(log: Stage) {
+    let nothing = log.vitals().await.expect("readable");
+    assert_eq!(
+        (nothing.ends.clone(), nothing.backlog(Role::Persist).sum::<u64>()),
+        (log.ends().await.expect("readable"), 0)
+    );
+    begin(&*log, &["general"]).await;
+    append(&*log, &drafts("general", 30)).await;
+    let partition = log.partitions().of("general");
+    finish(&*log, Role::Fanout, partition).await;
+    append(&*log, &drafts("general", 12)).await;
+    let vitals = log.vitals().await.expect("readable");
+    assert_eq!(vitals.ends, log.ends().await.expect("readable"));
+    let before = |role| vitals.backlog(role).nth(partition.index());
+    assert_eq!((before(Role::Persist), before(Role::Fanout)), (Some(42), Some(12)));
+    assert_eq!(log.faults().await.expect("readable"), Vec::<String>::new());
+}
+
 on_every_log!(
+    a_look_tells_the_ends_and_what_each_role_has_before_it,
     a_read_starts_right_after_its_position,
     a_read_may_start_inside_of_a_batch,
     nothing_follows_the_end,

@@ -2,7 +2,13 @@
 
 use bytes::Bytes;
 use everpost_core::{
-    event::Record, lease::Lease, log::Top, partition::Partition, position::Position, role::Role, store::StoreError,
+    event::Record,
+    lease::Lease,
+    log::Top,
+    partition::Partition,
+    position::Position,
+    role::Role,
+    store::{StoreError, Stretch},
 };
 
 use super::{
@@ -25,6 +31,15 @@ async fn a_batch_of_many_conversations_keeps_each_dense(store: Stage) {
         let seqs: Vec<u64> = all(&*store, id).await.iter().map(|r| r.event().expect("well formed").seq).collect();
         assert_eq!(seqs, (1..=600).collect::<Vec<_>>());
     }
+}
+
+async fn a_stretch_counts_what_is_there(store: Stage) {
+    persist(&*store, &[run("general", 1..=20), run("other", 3..=4)].concat()).await;
+    let stretch = |id: &str, first, last| Stretch { conversation: conversation(id), first, last };
+    let asked =
+        [stretch("general", 5, 9), stretch("nowhere", 1, 9), stretch("other", 1, 9), stretch("general", 20, 99)];
+    assert_eq!(store.count(&asked).await.expect("readable"), [5, 0, 2, 1]);
+    assert_eq!(store.count(&[]).await.expect("readable"), Vec::<u64>::new());
 }
 
 async fn a_conversation_need_not_exist(store: Stage) {
@@ -71,7 +86,7 @@ async fn two_events_for_one_place_in_one_batch_are_a_fork(store: Stage) {
 }
 
 async fn a_record_that_cannot_be_read_is_refused_with_its_batch(store: Stage) {
-    let corrupt = Record { position: position(2), header: Bytes::from_static(b"9 ?"), data: Bytes::new() };
+    let corrupt = Record { position: position(2), header: Bytes::from_static(b"x ?"), data: Bytes::new() };
     let refused = store.persist(&[lease(0, 1, position(2))], &[record("general", 1), corrupt]).await;
     assert!(matches!(&refused, Err(error @ StoreError::Refused(_)) if !error.is_retryable()), "{refused:?}");
     assert_eq!(all(&*store, "general").await, []);
@@ -201,6 +216,7 @@ async fn everything_is_there_after_a_restart(store: Stage) {
 on_every_store!(
     a_batch_reads_back_as_it_was_in_order,
     a_batch_of_many_conversations_keeps_each_dense,
+    a_stretch_counts_what_is_there,
     a_conversation_need_not_exist,
     the_same_batch_again_inserts_nothing,
     an_overlapping_batch_inserts_the_new_part,

@@ -4,14 +4,18 @@
 //! case left off its list is dead code, which the compiler reports.
 
 mod conversations;
+mod dead_letters;
+mod generations;
+mod jobs;
 mod marks;
 mod messages;
 mod migrations;
 mod postgres;
 mod priors;
-mod records;
+pub(crate) mod records;
 mod sqlite;
-mod stage;
+pub(crate) mod stage;
+mod tenures;
 
 /// Makes each case a test against each database.
 macro_rules! on_every_store {
@@ -26,4 +30,4 @@ macro_rules! on_every_store {
         }
     };
 }
-use on_every_store;
+pub(crate) use on_every_store;

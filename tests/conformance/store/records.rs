@@ -42,7 +42,7 @@ pub(crate) fn keyed(id: &str, seq: u64, sender: &str, key: Option<&str>) -> Reco
         body: Digest::of_message(message_id),
         created_ms: 1_700_000_000_000 + seq,
         data: format!(r#"{{"content":{{"text":"Grüße № {seq} 🎈 \"quoted\" 'n' \\ done"}}}}"#).into(),
-        verified: false,
+        verified: None,
     };
     Record::place(&draft, seq, position(seq))
 }

@@ -17,6 +17,8 @@ pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// How long a client waits before it tries the next gateway.
 pub(super) const RECONNECT: Duration = Duration::from_millis(100);
+/// How long it waits for one to answer.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// A token for a user, as the processes of a test accept it.
 pub(crate) fn token(user: &str) -> String {
@@ -30,10 +32,13 @@ pub(crate) async fn connect(gateway: SocketAddr, path: &str, user: &str) -> Resu
     let mut request = format!("ws://{gateway}{path}").into_client_request()?;
     let bearer = format!("Bearer {}", token(user)).parse().expect("a token is plain");
     request.headers_mut().insert("authorization", bearer);
-    Ok(connect_async(request).await?.0)
+    // A gateway behind a broken network accepts and never answers.
+    let connected = tokio::time::timeout(CONNECT, connect_async(request)).await;
+    Ok(connected.map_err(|_| Error::ConnectionClosed)??.0)
 }
 
-/// A frame of the server as JSON; pings and the like are none.
-pub(super) fn frame(message: &tokio_tungstenite::tungstenite::Message) -> Option<Value> {
-    serde_json::from_str(message.to_text().ok()?).ok()
+/// A frame of the server as JSON; pings and the like are none, nor is what is not wanted.
+pub(super) fn frame(message: &tokio_tungstenite::tungstenite::Message, wanted: impl Fn(&str) -> bool) -> Option<Value> {
+    let text = message.to_text().ok().filter(|text| wanted(text))?;
+    serde_json::from_str(text).ok()
 }
