@@ -4,9 +4,9 @@
 //! were accepted, and nobody can prove that it has not. So each such partition goes on in a new generation:
 //!
 //! ```text
-//! survey the log → store: generation + 1, base = what survived or is stored, old leases fenced
-//!                → store what survived and is not stored, if the log can no longer number it
-//!                → log: the new generation, its groups, nobody's leases
+//! freeze and survey the log → store: generation + 1, base = what survived or is stored, old leases fenced
+//!                           → store what survived and is not stored, if the log can no longer number it
+//!                           → log: the new generation, its groups, nobody's leases
 //! ```
 //!
 //! Any process may do this at any time, several at once and half of it: the store takes a generation from one of them
@@ -215,32 +215,51 @@ impl Recovery {
     }
 
     async fn mend(&self, conditions: &[Condition]) -> Result<(), RecoveryError> {
-        let (history, mut renewed, mut lost) = (self.history(), BTreeMap::<&str, u64>::new(), 0);
-        let mut outdated = false;
-        for condition in conditions {
-            let store = history.current(condition.partition).number;
-            if condition.generation > store {
-                return Err(RecoveryError::StoreIsOlder {
-                    partition: condition.partition,
-                    log: condition.generation,
-                    store,
-                });
+        let faults = self.faults(conditions)?;
+        if faults.is_empty() {
+            return Ok(());
+        }
+        let conditions = self.freeze(&faults).await?;
+        let (mut renewed, mut lost) = (BTreeMap::<&str, u64>::new(), 0);
+        for (Condition { partition, generation, .. }, fault) in faults {
+            let present = &conditions[partition.index()];
+            if present.generation != *generation {
+                continue; // somebody was faster
             }
-            let behind = (condition.generation < store).then_some(Fault::HalfRenewed);
-            let Some(fault) = condition.fault.or(behind) else { continue };
-            outdated = true; // whether or not it comes to its end: the store may know of another generation by now
-            if let Some(base) = self.renew(condition, fault, store).await? {
+            if let Some(base) = self.renew(present, fault).await? {
                 *renewed.entry(fault.as_str()).or_default() += 1;
-                lost += condition.seen.saturating_sub(base);
+                lost += present.seen.saturating_sub(base);
             }
         }
-        if outdated {
-            self.load().await?;
-        }
+        self.load().await?; // whether or not one came to its end: the store may know of another generation by now
         if !renewed.is_empty() {
             self.account(renewed, lost);
         }
         Ok(())
+    }
+
+    /// The partitions that cannot go on as they are.
+    fn faults<'a>(&self, conditions: &'a [Condition]) -> Result<Vec<(&'a Condition, Fault)>, RecoveryError> {
+        let (history, mut faults) = (self.history(), Vec::new());
+        for condition in conditions {
+            let Condition { partition, generation: log, .. } = *condition;
+            let store = history.current(partition).number;
+            if log > store {
+                return Err(RecoveryError::StoreIsOlder { partition, log, store });
+            }
+            let behind = (log < store).then_some(Fault::HalfRenewed);
+            faults.extend(condition.fault.or(behind).map(|fault| (condition, fault)));
+        }
+        Ok(faults)
+    }
+
+    /// Keeps these partitions as they are, and looks at them again: what a generation stands on must not grow while the
+    /// store begins it.
+    async fn freeze(&self, faults: &[(&Condition, Fault)]) -> Result<Vec<Condition>, RecoveryError> {
+        for (condition, _) in faults {
+            self.log.freeze(condition.partition, condition.generation).await?;
+        }
+        Ok(self.log.survey().await?)
     }
 
     fn account(&self, renewed: BTreeMap<&'static str, u64>, lost: u64) {
@@ -261,8 +280,9 @@ impl Recovery {
     }
 
     /// Begins a new generation of one partition; its base, or `None` if somebody else is about it.
-    async fn renew(&self, condition: &Condition, fault: Fault, present: u16) -> Result<Option<u64>, RecoveryError> {
+    async fn renew(&self, condition: &Condition, fault: Fault) -> Result<Option<u64>, RecoveryError> {
         let partition = condition.partition;
+        let present = self.history().current(partition).number;
         let begun = self.store.begin(partition, present, condition.end, fault.as_str()).await?;
         let Some(Begun { generation, stored }) = begun else { return Ok(None) };
         // Only a log that has everything the store has can go on with its own numbers.

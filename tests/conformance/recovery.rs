@@ -1,6 +1,9 @@
 //! What becomes of a log on Redis that loses something: noticed, fenced off, gone on with, and nothing mixed.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use everpost_core::{
     event::{Draft, Record},
@@ -263,6 +266,36 @@ async fn a_group_that_is_gone_begins_at_what_is_stored() {
     let batches = follower.read(&[lease], 100, super::log::drafts::SOON).await.expect("readable");
     let seqs: Vec<u64> = batches.iter().flat_map(|b| &b.records).map(|r| r.event().expect("readable").seq).collect();
     assert_eq!(seqs, [3, 4, 5], "not what is stored, and nothing skipped");
+}
+
+#[tokio::test]
+async fn what_is_accepted_while_a_generation_begins_belongs_to_it() {
+    let stage = Stage::new().await;
+    let destroy = ["XGROUP", "DESTROY", &*stage.key("log"), "persist"];
+    let (done, mut accepted) = (AtomicBool::new(false), Vec::new());
+    let publishing = async {
+        while !done.load(Ordering::Relaxed) {
+            match stage.log.append(stage.partition, &[draft("general")]).await {
+                Ok(answers) => accepted.extend(answers.into_iter().filter_map(|answer| match answer {
+                    Appended::Accepted { position, .. } => Some(position),
+                    _ => None,
+                })),
+                Err(error) => assert!(matches!(error, LogError::Renewing), "{error:?}"),
+            }
+        }
+    };
+    let mending = async {
+        for _ in 0..10 {
+            stage.redis(&destroy).await;
+            stage.recovery.check().await.expect("it is mended");
+        }
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(publishing, mending);
+    let history = stage.recovery.history();
+    let forgotten = accepted.iter().filter(|at| history.floor(stage.partition, **at) != **at).count();
+    assert_eq!((forgotten, stage.recovery.tally().lost), (0, 0), "of {} accepted", accepted.len());
+    assert!(accepted.len() > 10, "it took events all along");
 }
 
 #[tokio::test]

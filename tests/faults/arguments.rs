@@ -6,11 +6,11 @@ const USAGE: &str = "cargo test --test faults -- [--all] [--only NAME]… [--rou
 
 Without --all or --only: the short selection. --only takes a name or a part of one, and runs it although it is pending.
 --all runs the long form of everything and writes the results into docs/reliability.md; --write does so for any choice.
---jobs plays so many at the same time: 3, or 1 with --all, which measures.
+--jobs plays so many at the same time: 2, or 1 with --all, which measures.
 --pending runs what this version is known not to pass yet, too.";
 
 /// Scenarios wait most of their time.
-const JOBS: usize = 3;
+const JOBS: usize = 2;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Task {

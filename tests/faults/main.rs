@@ -30,7 +30,10 @@ use std::process::ExitCode;
 
 use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::{
+    sync::oneshot,
+    task::{LocalSet, spawn_local},
+};
 
 use self::{
     arguments::{Arguments, Task},
@@ -51,8 +54,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Runtime::new().expect("threads start");
-    let lines = LocalSet::new().block_on(&runtime, run(&arguments));
-    runtime.shutdown_background();
+    let lines = runtime.block_on(run(&arguments));
     report::summarise(&lines);
     if arguments.writes {
         report::write(&lines);
@@ -84,7 +86,19 @@ async fn play(scenario: &'static Scenario, plan: Plan, arguments: &Arguments) ->
     if let Some(reason) = scenario.pending.filter(|_| !arguments.includes_pending(scenario)) {
         return Verdict::Pending(reason);
     }
-    // A task of its own: whatever breaks in it is a result.
-    let outcome = spawn_local((scenario.run)(plan)).await;
-    Verdict::Played(outcome.unwrap_or_else(|error| Outcome::broken(stage::message_of(error))))
+    Verdict::Played(alone(scenario, plan).await.unwrap_or_else(Outcome::broken))
+}
+
+/// Plays on a thread of its own: whatever breaks there is a result, and what a scenario does without awaiting, such as
+/// setting up a database, does not keep the clocks of the others from running.
+async fn alone(scenario: &'static Scenario, plan: Plan) -> Result<Outcome, String> {
+    let (told, outcome) = oneshot::channel();
+    let stage = std::thread::Builder::new().name(scenario.name.to_owned()).spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().expect("threads start");
+        let played = LocalSet::new().block_on(&runtime, async { spawn_local((scenario.run)(plan)).await });
+        runtime.shutdown_background();
+        let _ = told.send(played.map_err(stage::message_of)); // whoever asked waits for it
+    });
+    stage.expect("threads start");
+    outcome.await.unwrap_or_else(|_| Err("its thread ended before it".to_owned()))
 }

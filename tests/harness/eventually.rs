@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// How long a server may take to start: a disk that is still busy with what was built keeps it waiting.
+pub(crate) const START: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What a question may be answered with: `Some` or `true` ends the waiting.

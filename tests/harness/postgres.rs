@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use super::{
-    eventually::eventually,
+    eventually::{START, within},
     server::{self, Launch, Server},
 };
 
@@ -110,7 +110,7 @@ impl PostgresServer {
         let launch = Launch { folder: &self.folder, signal: "QUIT", prefix: prefix(), command };
         self.server = Some(Server::start(launch));
         let data = self.data();
-        eventually("Postgres answers", async || match self.connect().await {
+        within(START, "Postgres answers", async || match self.connect().await {
             Ok(mut connection) => {
                 let serves: String = sqlx::query_scalar("SHOW data_directory").fetch_one(&mut connection).await.ok()?;
                 Some(serves == data)

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    eventually::{eventually, within},
+    eventually::{START, within},
     server::{self, Launch, Server},
 };
 
@@ -128,7 +128,7 @@ impl RedisServer {
         let server = self.server.insert(Server::start(launch));
         let process = format!("process_id:{}\r\n", server.pid());
         let (url, folder) = (self.url(), &self.folder);
-        eventually("Redis answers", async || {
+        within(START, "Redis answers", async || {
             let is_ours = info(&url).await.is_some_and(|info| info.contains(&process));
             if is_ours { Some(true) } else { server::lost_its_port(folder).then_some(false) }
         })

@@ -228,6 +228,9 @@ pub trait Log: Send + Sync {
     /// Looks at every partition for signs that it is not what it was, and learns their generations.
     async fn survey(&self) -> Result<Vec<Condition>, LogError>;
 
+    /// Lets a partition take nothing more until it is renewed, if it is in that generation. Idempotent.
+    async fn freeze(&self, partition: Partition, generation: u16) -> Result<(), LogError>;
+
     /// Lets a partition go on in a new generation, with nobody's leases; `false`, and nothing changed, if it no longer
     /// looks as it was surveyed.
     async fn renew(&self, condition: &Condition, renewal: &Renewal) -> Result<bool, LogError>;

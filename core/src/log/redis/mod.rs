@@ -55,6 +55,7 @@ const MAX_NEW_IDENTITIES: u64 = 20_000;
 
 struct Scripts {
     survey: Script,
+    freeze: Script,
     renew: Script,
     hydrate: Script,
     ack: Script,
@@ -67,6 +68,7 @@ impl Scripts {
     fn new() -> Self {
         Self {
             survey: Script::new(include_str!("survey.lua")),
+            freeze: Script::new(include_str!("freeze.lua")),
             renew: Script::new(include_str!("renew.lua")),
             hydrate: Script::new(include_str!("hydrate.lua")),
             ack: Script::new(include_str!("ack.lua")),
@@ -265,6 +267,10 @@ impl Log for RedisLog {
     async fn survey(&self) -> Result<Vec<Condition>, LogError> {
         let surveys = self.partitions.iter().map(|partition| self.survey_one(partition));
         futures_util::future::try_join_all(surveys).await
+    }
+
+    async fn freeze(&self, partition: Partition, generation: u16) -> Result<(), LogError> {
+        self.freeze_one(partition, generation).await
     }
 
     async fn renew(&self, condition: &Condition, renewal: &Renewal) -> Result<bool, LogError> {

@@ -95,6 +95,14 @@ impl RedisLog {
         })
     }
 
+    pub(super) async fn freeze_one(&self, partition: Partition, generation: u16) -> Result<(), LogError> {
+        let meta = self.keys().meta(partition);
+        let call = |call: &mut redis::ScriptInvocation<'_>| {
+            call.key(meta).arg(generation);
+        };
+        self.link().script(&self.scripts.freeze, call).await
+    }
+
     pub(super) async fn renew_one(&self, condition: &Condition, renewal: &Renewal) -> Result<bool, LogError> {
         let (keys, partition) = (self.keys(), condition.partition);
         let Renewal { generation, intact, stored } = *renewal;

@@ -250,6 +250,11 @@ impl Log for SqliteLog {
         Ok(vec![Condition { partition, generation, fault, end, intact: true, seen: end, witness }])
     }
 
+    /// Whatever is wrong with a file is found while it is opened, when nobody appends yet.
+    async fn freeze(&self, _: Partition, _: u16) -> Result<(), LogError> {
+        Ok(())
+    }
+
     async fn renew(&self, condition: &Condition, renewal: &Renewal) -> Result<bool, LogError> {
         let (seen, renewal) = (condition.witness.clone(), *renewal);
         self.command(|answer| Command::Renew { seen, renewal, answer }).await?
