@@ -31,7 +31,7 @@ pub(crate) enum Way {
     /// They pass.
     #[default]
     Open,
-    /// Each chunk takes this long, and up to this much longer.
+    /// A message takes this long, and up to this much longer, whatever its size: it is a long way and not a narrow one.
     Slow { delay: Duration, jitter: Duration },
     /// They wait until the fault ends.
     Hold,
@@ -188,6 +188,12 @@ impl Direction {
                 return Ok(());
             }
             self.pass(&buffer[..count], &mut to).await?;
+            // The rest of a message has travelled along with its beginning.
+            while let Way::Slow { .. } = self.way()
+                && let Ok(count @ 1..) = from.try_read(&mut buffer)
+            {
+                to.write_all(&buffer[..count]).await?;
+            }
         }
     }
 
@@ -346,5 +352,17 @@ mod tests {
         say(&mut client, &words).await;
         hear(&mut client, &words).await;
         assert!(began.elapsed() >= SHORT);
+    }
+
+    #[tokio::test]
+    async fn a_long_way_is_not_a_narrow_one() {
+        let (proxy, mut client) = echo().await;
+        let words = vec![b'a'; 64 * CHUNK];
+        proxy.suffer(Fault::slow(SHORT * 5, Duration::ZERO));
+        let (mut hears, mut says) = client.split();
+        let mut heard = vec![0; words.len()];
+        let both = async { tokio::try_join!(says.write_all(&words), hears.read_exact(&mut heard)) };
+        timeout(LONG, both).await.expect("in a few delays, not in one for each chunk").expect("the connection is open");
+        assert_eq!(heard, words);
     }
 }
