@@ -174,7 +174,10 @@ impl Witness {
 
     /// Lets everybody finish, compares everything with the database at that address and tells what is wrong.
     pub(crate) async fn finish(mut self, database: &str) -> (Transcript, Vec<Violation>) {
-        self.scene.closing.cancel();
+        {
+            let _nobody_writes = self.scene.transcript();
+            self.scene.closing.cancel();
+        }
         self.settles("something was never acknowledged, or its sender never told that it is stored", async |scene| {
             scene.transcript().is_answered()
         })

@@ -86,7 +86,11 @@ impl Publisher {
                         self.start_over(&mut socket).await?;
                     }
                 }
-                _ = pace.tick(), if self.may_write() => socket.send(self.write()).await?,
+                _ = pace.tick(), if self.unanswered() < WINDOW => {
+                    if let Some(frame) = self.write() {
+                        socket.send(frame).await?;
+                    }
+                }
                 _ = watch.tick() => {
                     if heard.elapsed() > self.scene.load.silence {
                         return Err(Error::ConnectionClosed);
@@ -128,23 +132,24 @@ impl Publisher {
         self.outbox.iter().filter(|letter| letter.seq.is_none()).count()
     }
 
-    fn may_write(&self) -> bool {
-        !self.scene.closing.is_cancelled() && self.unanswered() < WINDOW
-    }
-
-    fn write(&mut self) -> Message {
+    /// Nothing is written once the scene closes: whoever waits for the end must not be overtaken by one letter more.
+    fn write(&mut self) -> Option<Message> {
         let conversation = self.scene.load.written_by(self.number, self.written);
         let conversation = self.scene.conversation(conversation);
-        self.written += 1;
         let letter = Letter { id: Uuid::now_v7(), conversation, written: Instant::now(), seq: None };
         let mut transcript = self.scene.transcript();
+        if self.scene.closing.is_cancelled() {
+            return None;
+        }
+        transcript.pulse.outstanding[self.number] += 1;
         transcript.sent.insert(letter.id, letter.conversation.clone());
         transcript.pulse.written.insert(letter.id, letter.written);
         drop(transcript);
+        self.written += 1;
         let frame = letter.frame();
         self.outbox.push_back(letter);
         self.account();
-        frame
+        Some(frame)
     }
 
     /// `true` when everything has to be sent again.
