@@ -31,7 +31,7 @@ use crate::{
         store::{on_every_store, records::all, stage::Stage},
     },
     harness::{
-        eventually::eventually,
+        eventually::{eventually, within},
         troubled::{Trouble, Troubled},
     },
 };
@@ -211,7 +211,7 @@ async fn records_that_cannot_be_read_are_given_up_with_their_bytes(stage: Stage)
         records[at] = Record { header: header.into(), data: Bytes::from_static(b"\xff"), ..records[at].clone() };
     }
     let (_ownership, held) = scene.own().await;
-    let batch = Batch { lease: held.leases()[0], records };
+    let batch = Batch { lease: held.leases()[0], records, redelivered: false };
     let mut persist = Persist::new(Box::new(Prepared([batch].into())), held, scene.ports.clone());
     drain(&mut persist).await;
     let letters = scene.letters().await;
@@ -268,6 +268,25 @@ async fn an_event_over_which_workers_crash_is_given_up_at_the_third_crash(stage:
     assert_eq!(scene.stored().await, records);
 }
 
+/// Nobody can have crashed over what nobody had been handed.
+async fn after_crashes_what_is_new_is_not_tried_one_by_one(stage: Stage) {
+    let scene = Scene::new(stage).await;
+    scene.publish(&[saying("poison")]).await;
+    scene.store.has(Trouble::Stuck("poison"));
+    for _ in 0..2 {
+        crash_over(&scene).await;
+    }
+    scene.store.has(Trouble::Nothing);
+    let (_ownership, mut persist) = scene.worker().await;
+    persist.step().await.expect("it was not this record after all");
+    let before = scene.store.persists.load(Ordering::Relaxed);
+    scene.publish(&drafts("general", 200)).await;
+    drain(&mut persist).await;
+    let transactions = scene.store.persists.load(Ordering::Relaxed) - before;
+    assert!(transactions <= 4, "{transactions} for 200 records");
+    assert_eq!(scene.stored().await.len(), 201);
+}
+
 async fn crashes_with_progress_in_between_blame_nobody(stage: Stage) {
     let scene = Scene::new(stage).await;
     for _ in 0..5 {
@@ -292,13 +311,14 @@ async fn a_panic_is_a_failure_of_one_record_and_of_nothing_else(stage: Stage) {
     drafts[17] = saying("poison");
     scene.publish(&drafts).await;
     scene.store.has(Trouble::Panic("poison"));
-    let ((_ownership, persist), stop) = (scene.worker().await, CancellationToken::new());
+    let ((mut ownership, persist), stop) = (scene.worker().await, CancellationToken::new());
     let metrics = WorkerMetrics::default();
     let watch = async {
-        eventually("all is stored", async || scene.stored().await.len() == 30).await;
+        within(Duration::from_secs(40), "all is stored", async || scene.stored().await.len() == 30).await;
         stop.cancel();
     };
-    tokio::join!(drive(persist, &metrics, &stop), watch);
+    // A lease that nobody confirms is none after three seconds.
+    tokio::join!(drive(persist, &metrics, &stop), ownership.keep(stop.clone()), watch);
     let letters = scene.letters().await;
     let told = letters.iter().map(|letter| (letter.seq, letter.reason.as_str()));
     assert_eq!(told.collect::<Vec<_>>(), [(Some(18), "crash")]);
@@ -311,6 +331,7 @@ on_every_store!(
     records_that_cannot_be_read_are_given_up_with_their_bytes,
     a_tombstone_refused_as_well_holds_the_worker_up,
     an_event_over_which_workers_crash_is_given_up_at_the_third_crash,
+    after_crashes_what_is_new_is_not_tried_one_by_one,
     crashes_with_progress_in_between_blame_nobody,
     a_panic_is_a_failure_of_one_record_and_of_nothing_else,
 );

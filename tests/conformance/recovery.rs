@@ -268,6 +268,25 @@ async fn a_group_that_is_gone_begins_at_what_is_stored() {
     assert_eq!(seqs, [3, 4, 5], "not what is stored, and nothing skipped");
 }
 
+/// Its tokens would begin anew, and the store would refuse whoever holds one.
+#[tokio::test]
+async fn a_lease_that_is_gone_is_taken_by_nobody_until_its_tokens_are_raised() {
+    let stage = Stage::new().await;
+    let records = placed(&*stage.log, &drafts("general", 2)).await;
+    for owner in ["a", "b", "c"] {
+        let lease = take(&*stage.log, Role::Persist, stage.partition, owner).await;
+        stage.store(lease.token, &records).await.expect("it owns the partition");
+    }
+    stage.redis(&["DEL", &stage.key("lease:persist")]).await;
+    let view = super::log::drafts::view(&*stage.log, Role::Persist, stage.partition).await;
+    let early = stage.log.acquire(Role::Persist, stage.partition, "d", &view).await.expect("the log answers");
+    assert_eq!(early, None);
+    stage.recovery.check().await.expect("it is mended");
+    assert_eq!(stage.recovery.tally().begun, [(Fault::Ungrouped.as_str(), 1)].into());
+    let lease = take(&*stage.log, Role::Persist, stage.partition, "d").await;
+    stage.store(lease.token, &records).await.expect("nobody has a newer token");
+}
+
 #[tokio::test]
 async fn what_is_accepted_while_a_generation_begins_belongs_to_it() {
     let stage = Stage::new().await;

@@ -19,7 +19,8 @@ use everpost_core::{
 const CAREFUL_AFTER: u32 = 2;
 /// Crashes over one record after which it is given up.
 pub(crate) const GIVE_UP_AFTER: u32 = 3;
-/// The culprit is within this many records: nobody has more in hand at a time.
+/// The culprit is within this many records: nobody has more in hand at a time. Where the log knows what was handed out,
+/// it is found among fewer.
 const IN_HAND: u64 = 4_096;
 /// A database that does not answer must not hold up an orderly end.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -29,6 +30,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 struct Stretch {
     from: Position,
     through: Position,
+    /// Another worker left it, so what was never handed out before is not in it.
+    inherited: bool,
 }
 
 /// What one worker knows about crashes.
@@ -55,9 +58,11 @@ impl Caution {
         if window.is_empty() {
             self.relax(); // whatever was there when work crashed is done
         }
+        let is_new = |lease: &Lease| window.iter().any(|batch| batch.lease == *lease && !batch.redelivered);
+        self.careful.retain(|lease, stretch| !(stretch.inherited && is_new(lease)));
         for batch in window {
             if let (Some(first), false) = (batch.records.first(), self.begun.contains(&batch.lease)) {
-                self.begin(batch.lease, first.position).await?;
+                self.begin(batch.lease, first.position, batch.redelivered).await?;
             }
         }
         Ok(())
@@ -68,7 +73,7 @@ impl Caution {
         self.crashes.clear();
     }
 
-    async fn begin(&mut self, lease: Lease, first: Position) -> Result<(), StoreError> {
+    async fn begin(&mut self, lease: Lease, first: Position, redelivered: bool) -> Result<(), StoreError> {
         let partition = usize::from(lease.partition.0);
         let stored = self.store.stored(partition + 1).await?[partition];
         let from = first.max(stored.next());
@@ -77,9 +82,9 @@ impl Caution {
         if let Some(suspect) = legacy.suspect {
             self.crashes.insert((lease, suspect), GIVE_UP_AFTER);
         }
-        if legacy.crashes >= CAREFUL_AFTER || legacy.suspect.is_some() {
+        if redelivered && (legacy.crashes >= CAREFUL_AFTER || legacy.suspect.is_some()) {
             let through = Position::new(from.generation(), from.offset() + IN_HAND);
-            self.careful.insert(lease, Stretch { from, through });
+            self.careful.insert(lease, Stretch { from, through, inherited: true });
             tracing::warn!(role = %lease.role, partition = lease.partition.0, crashes = legacy.crashes,
                 "work has crashed here again and again: going on record by record");
         }
@@ -147,7 +152,7 @@ impl Caution {
         }
         for batch in window {
             let (Some(first), Some(last)) = (batch.records.first(), batch.records.last()) else { continue };
-            let stretch = Stretch { from: first.position, through: last.position };
+            let stretch = Stretch { from: first.position, through: last.position, inherited: false };
             let known = self.careful.entry(batch.lease).or_insert(stretch);
             known.through = known.through.max(last.position);
         }

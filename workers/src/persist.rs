@@ -178,7 +178,7 @@ impl Persist {
                 continue;
             }
             self.caution.take(lease, at).await?;
-            let stored = self.store_all(&[Batch { lease, records: vec![record.clone()] }]).await;
+            let stored = self.store_all(&[Batch { records: vec![record.clone()], ..*batch }]).await;
             self.caution.put_down();
             stored?;
         }

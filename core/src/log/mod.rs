@@ -108,6 +108,8 @@ pub struct Batch {
     pub lease: Lease,
     /// In order, without gaps.
     pub records: Vec<Record>,
+    /// Whether they may have been handed out before, to this reader or to an earlier owner.
+    pub redelivered: bool,
 }
 
 /// Why a partition cannot go on as it was.
@@ -119,7 +121,7 @@ pub enum Fault {
     Emptied,
     /// Some of what belongs to it is gone.
     Incomplete,
-    /// The consumer group of a role is gone, or has forgotten what it handed out.
+    /// The consumer group of a role is gone, or has forgotten what it handed out, or the role's lease is gone.
     Ungrouped,
     /// It is an older copy of itself.
     Older,

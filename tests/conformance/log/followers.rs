@@ -5,7 +5,7 @@ use std::time::Duration;
 use everpost_core::{event::Record, log::LogError, position::Position, role::Role};
 
 use super::{
-    drafts::{append, begin, draft, drafts, placed, read, read_nothing, take},
+    drafts::{SOON, append, begin, draft, drafts, placed, read, read_nothing, take},
     on_every_log,
     stage::Stage,
 };
@@ -52,6 +52,22 @@ async fn a_new_owner_reads_what_the_last_one_left_and_then_what_is_new(log: Stag
         let mut follower = log.follow(Role::Persist).await.expect("the log answers");
         assert_eq!(read(&mut *follower, lease, 145).await, records[10..]);
     }
+}
+
+async fn what_somebody_was_handed_before_is_a_redelivery(log: Stage) {
+    begin(&*log, &["general"]).await;
+    let partition = log.partitions().of("general");
+    placed(&*log, &drafts("general", 3)).await;
+    let lease = take(&*log, Role::Persist, partition, "a").await;
+    let mut follower = log.follow(Role::Persist).await.expect("the log answers");
+    read(&mut *follower, lease, 3).await;
+    let lease = take(&*log, Role::Persist, partition, "b").await;
+    let mut follower = log.follow(Role::Persist).await.expect("the log answers");
+    let again = follower.read(&[lease], 100, SOON).await.expect("readable");
+    assert!(!again.is_empty() && again.iter().all(|batch| batch.redelivered), "{again:?}");
+    placed(&*log, &drafts("general", 2)).await;
+    let fresh = follower.read(&[lease], 100, SOON).await.expect("readable");
+    assert!(!fresh.is_empty() && fresh.iter().all(|batch| !batch.redelivered), "{fresh:?}");
 }
 
 async fn a_late_acknowledgement_is_fenced_and_changes_nothing(log: Stage) {
@@ -173,6 +189,7 @@ on_every_log!(
     roles_follow_at_their_own_pace,
     what_was_read_is_not_read_again_by_its_owner,
     a_new_owner_reads_what_the_last_one_left_and_then_what_is_new,
+    what_somebody_was_handed_before_is_a_redelivery,
     a_late_acknowledgement_is_fenced_and_changes_nothing,
     a_late_reader_takes_nothing_away,
     a_lease_that_was_away_is_read_as_if_new,

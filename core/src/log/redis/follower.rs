@@ -94,7 +94,7 @@ impl RedisFollower {
             let Some(held) = self.held.get_mut(&partition) else { continue };
             held.pending_after = entries.last().map(|entry| entry.id);
             if let Some(batch) = take(held, entries) {
-                return Ok(Some(batch));
+                return Ok(Some(Batch { redelivered: true, ..batch }));
             }
         }
         Ok(None)
@@ -107,7 +107,8 @@ impl RedisFollower {
         }
         self.swept = Instant::now();
         let places = self.held.iter().map(|(&partition, held)| (partition, wire::id(held.read_up_to))).collect();
-        self.read_from(places, count, None).await
+        let strays = self.read_from(places, count, None).await?;
+        Ok(strays.into_iter().map(|batch| Batch { redelivered: true, ..batch }).collect())
     }
 
     async fn read_new(&mut self, count: usize, wait: Duration) -> Result<Vec<Batch>, LogError> {
@@ -187,7 +188,7 @@ fn take(held: &mut Held, entries: Vec<wire::Entry>) -> Option<Batch> {
         tracing::error!(partition = held.lease.partition.0, position = ?lost.id, "an entry vanished from the log");
     }
     let records: Vec<_> = entries.into_iter().flat_map(|entry| entry.records).collect();
-    (!records.is_empty()).then_some(Batch { lease: held.lease, records })
+    (!records.is_empty()).then_some(Batch { lease: held.lease, records, redelivered: false })
 }
 
 #[async_trait]

@@ -45,6 +45,7 @@ impl RedisLog {
             setup.hset_nx(self.keys.tops(partition), "", first.number).ignore();
             for role in Role::ALL {
                 setup.hset_nx(&meta, format!("at:{role}"), format!("{}-0", first.number)).ignore();
+                setup.hset_nx(self.keys.lease(role, partition), "token", 0).ignore();
             }
         }
         self.link.pipeline::<()>(&setup).await?;

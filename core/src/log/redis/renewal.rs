@@ -68,6 +68,9 @@ impl RedisLog {
             .link()
             .script(script, |call| {
                 call.key(keys.log(partition)).key(keys.meta(partition)).key(keys.tops(partition));
+                for role in Role::ALL {
+                    call.key(keys.lease(role, partition));
+                }
                 call.arg(Role::ALL.map(Role::as_str).as_slice());
             })
             .await?;

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- Looks at one partition for signs that it is not what it was.
 --
--- KEYS  log, meta, tops
+-- KEYS  log, meta, tops, then the lease of each role
 -- ARGV  the roles
 -- Reply {run id of this server, generation, the same if frozen, run id the log was last sound under, last offset,
 --        base of the generation, id of the newest entry when it began, id of the newest entry, 1 if the tops are there, then for each role 1 if its group is there and knows
---        what it handed out}
+--        what it handed out, and its lease has a token}
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 local meta = redis.call('HMGET', KEYS[2], 'generation', 'frozen', 'run', 'last', 'base', 'newest')
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
@@ -25,6 +25,7 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
   end
 end
 for i, role in ipairs(ARGV) do
-  reply[9 + i] = present[role] or 0
+  local guarded = redis.call('HEXISTS', KEYS[3 + i], 'token')
+  reply[9 + i] = guarded == 1 and present[role] or 0
 end
 return reply

@@ -14,10 +14,19 @@ use crate::{
     role::Role,
 };
 
+/// Where the reader stands under a lease.
+#[derive(Clone, Copy)]
+struct Held {
+    lease: Lease,
+    at: Position,
+    /// Where the log ended when the lease was new: somebody may have read up to there before.
+    known: Position,
+}
+
 pub(super) struct SqliteFollower {
     log: SqliteLog,
     role: Role,
-    held: Option<(Lease, Position)>,
+    held: Option<Held>,
 }
 
 impl SqliteFollower {
@@ -25,14 +34,13 @@ impl SqliteFollower {
         Self { log, role, held: None }
     }
 
-    async fn start_of(&mut self, lease: Lease) -> Result<Position, LogError> {
-        if let Some((held, at)) = self.held
-            && held == lease
-        {
-            return Ok(at);
+    async fn hold(&mut self, lease: Lease) -> Result<Held, LogError> {
+        if let Some(held) = self.held.filter(|held| held.lease == lease) {
+            return Ok(held);
         }
         let acked = self.log.progress(self.role).await?;
-        Ok(acked.first().copied().unwrap_or_default())
+        let (at, known) = (acked.first().copied().unwrap_or_default(), *self.log.shared.end.borrow());
+        Ok(Held { lease, at, known })
     }
 }
 
@@ -44,16 +52,18 @@ impl Follower for SqliteFollower {
             tokio::time::sleep(wait).await;
             return Ok(Vec::new());
         };
-        let at = self.start_of(lease).await?;
-        self.held = Some((lease, at));
+        let held = self.hold(lease).await?;
+        self.held = Some(held);
+        let at = held.at;
         let mut end = self.log.shared.end.clone();
         let _ = tokio::time::timeout(wait, end.wait_for(|end| *end > at)).await; // late means nothing new
         let Tail::Records(records) = self.log.read_after(Partition(0), at, max).await? else {
             return Err(LogError::Damaged(format!("{} has not seen what follows {at:?}, and it is gone", self.role)));
         };
-        let Some(last) = records.last() else { return Ok(Vec::new()) };
-        self.held = Some((lease, last.position));
-        Ok(vec![Batch { lease, records }])
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(Vec::new()) };
+        self.held = Some(Held { at: last.position, ..held });
+        let redelivered = first.position <= held.known;
+        Ok(vec![Batch { lease, records, redelivered }])
     }
 
     async fn ack(&mut self, done: &[(Lease, Position)]) -> Result<(), LogError> {
