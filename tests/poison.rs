@@ -23,7 +23,7 @@ use everpost_core::{
 };
 use everpost_workers::{Held, Ownership, Persist, Ports, Step, StepError, Worker, WorkerMetrics, drive};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     conformance::{
@@ -64,10 +64,12 @@ impl Scene {
         (ownership, held)
     }
 
-    async fn worker(&self) -> (Ownership, Persist) {
-        let (ownership, held) = self.own().await;
+    /// A worker that keeps its lease until the guard is dropped, as if its process was gone.
+    async fn worker(&self) -> (AbortOnDropHandle<()>, Persist) {
+        let (mut ownership, held) = self.own().await;
+        let keeping = tokio::spawn(async move { ownership.keep(CancellationToken::new()).await });
         let follower = self.log.follow(Role::Persist).await.expect("the log answers");
-        (ownership, Persist::new(follower, held, self.ports.clone()))
+        (AbortOnDropHandle::new(keeping), Persist::new(follower, held, self.ports.clone()))
     }
 
     /// Appends drafts and returns the records that must be stored in the end.
@@ -311,14 +313,13 @@ async fn a_panic_is_a_failure_of_one_record_and_of_nothing_else(stage: Stage) {
     drafts[17] = saying("poison");
     scene.publish(&drafts).await;
     scene.store.has(Trouble::Panic("poison"));
-    let ((mut ownership, persist), stop) = (scene.worker().await, CancellationToken::new());
+    let ((_ownership, persist), stop) = (scene.worker().await, CancellationToken::new());
     let metrics = WorkerMetrics::default();
     let watch = async {
         within(Duration::from_secs(40), "all is stored", async || scene.stored().await.len() == 30).await;
         stop.cancel();
     };
-    // A lease that nobody confirms is none after three seconds.
-    tokio::join!(drive(persist, &metrics, &stop), ownership.keep(stop.clone()), watch);
+    tokio::join!(drive(persist, &metrics, &stop), watch);
     let letters = scene.letters().await;
     let told = letters.iter().map(|letter| (letter.seq, letter.reason.as_str()));
     assert_eq!(told.collect::<Vec<_>>(), [(Some(18), "crash")]);

@@ -68,7 +68,7 @@ pub(crate) async fn clients_are_slow(plan: Plan) -> Outcome {
             .outcome
             .notes
             .push(format!("ack p99 {before:.0?} before, {during:.0?} with 100 stalled clients; +{grown} KiB"));
-        stage.recovers(busy, plan.within(Duration::from_secs(40))).await;
+        stage.recovers(Instant::now(), plan.within(Duration::from_secs(20))).await;
         drop(stalled);
     }
     stage.finish().await
@@ -107,7 +107,7 @@ pub(crate) async fn conversation_is_busy(plan: Plan) -> Outcome {
             .outcome
             .notes
             .push(format!("ack p99 {before:.0?} before, {during:.0?} beside 1,000/s in one conversation"));
-        stage.recovers(busy, plan.within(Duration::from_secs(60))).await;
+        stage.recovers(Instant::now(), plan.within(Duration::from_secs(20))).await;
     }
     stage.finish().await
 }
