@@ -4,12 +4,14 @@
 -- KEYS  log, meta, tops, identities (new), identities (old)
 -- ARGV  'arm', or: generation, last offset the caller has seen, leeway ms, number of conversations, their names,
 --       for all drafts together: conversation of each (one byte, counted from 1), minted ms of each, events as lines,
---       then the identity of each, then message id and body digest of each
+--       then the identity of each, then its particulars: place among those of its conversation, place among all (two
+--       bytes each, counted from 1), message id, body digest
 -- Reply {offset before the first, answer, …}; an answer is a seq, the first event's particulars, 0 (unverified)
 --       or -1 (unhydrated).
 --
--- The entry is {seqs, events}: a number for each line, 0 for a line that was not accepted. The lines stay one string
--- on their way through here; taking them apart would cost more than everything else.
+-- The entry is {lines, firsts, events}: the conversation of each line as above, 0 for one that was not accepted; the first
+-- number given in each conversation; the events. All of it stays as it came wherever every line is accepted: taking
+-- events apart, or writing numbers out for each of them, would cost more than everything else.
 --
 -- A script is isolated but not rolled back: everything is decided before the first write, and the write that could
 -- fail goes first.
@@ -75,47 +77,60 @@ local function minted_of(i)
   return minted[i]
 end
 
-local answers, numbers, remembered, within, held, changed = {last}, {}, {}, {}, {}, {}
+-- What the places in particulars count from. A line that is not accepted has a place and takes no number.
+local from, passed, passed_of, prefixes = {}, 0, {}, {}
+local function prefix_of(c)
+  prefixes[c] = string.format('%d %s %d ', from[c] - (passed_of[c] or 0), generation, last - passed)
+  return prefixes[c]
+end
+
+local answers, remembered, within, held, lines = {last}, {}, {}, {}, {}
 local offset = last
 for i = 1, count do
   local c = string.byte(conversations, i)
   local id = ARGV[identity + i]
-  local prior = new[i] or old[i] or within[id]
-  numbers[i] = 0
-  if held[c] then
-    answers[i + 1] = held[c]
-  elseif prior then
-    answers[i + 1] = prior
-  elseif not seqs[c] then
-    held[c] = -1
-    answers[i + 1] = -1
-  elseif born[c] < known_since and minted_of(i) < known_since + leeway then
-    held[c] = 0
-    answers[i + 1] = 0
+  local refused = held[c] or new[i] or old[i] or within[id]
+  if not refused and not seqs[c] then
+    refused, held[c] = -1, -1
+  elseif not refused and born[c] < known_since and minted_of(i) < known_since + leeway then
+    refused, held[c] = 0, 0
+  end
+  if refused then
+    answers[i + 1] = refused
+    lines[i] = true
+    passed, passed_of[c], prefixes = passed + 1, (passed_of[c] or 0) + 1, {}
   else
-    local seq = seqs[c] + 1
+    from[c] = from[c] or seqs[c]
+    seqs[c] = seqs[c] + 1
     offset = offset + 1
-    seqs[c] = seq
-    changed[c] = true
-    local particulars = seq .. ' ' .. generation .. '-' .. offset .. ' ' .. ARGV[particular + i]
+    local particulars = (prefixes[c] or prefix_of(c)) .. ARGV[particular + i]
     within[id] = particulars
     remembered[#remembered + 1] = id
     remembered[#remembered + 1] = particulars
-    numbers[i] = seq
-    answers[i + 1] = seq
+    answers[i + 1] = seqs[c]
   end
 end
 
 if offset > last then
-  local id = generation .. '-' .. offset
-  local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', id, 'seqs', table.concat(numbers, ' '), 'events', events)
+  if passed > 0 then
+    for i = 1, count do
+      lines[i] = lines[i] and '\0' or string.sub(conversations, i, i)
+    end
+    conversations = table.concat(lines)
+  end
+  local firsts = {}
+  for c = 1, known do
+    firsts[c] = from[c] and from[c] + 1 or 0
+  end
+  local added = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', generation .. '-' .. offset, 'lines', conversations,
+    'firsts', table.concat(firsts, ' '), 'events', events)
   if not added or type(added) == 'table' and string.find(added.err or '', 'smaller') then
     return redis.error_reply('STALE the stream is not the one this was decided about')
   elseif type(added) == 'table' and added.err then
     return added
   end
   local moved = {}
-  for c in pairs(changed) do
+  for c in pairs(from) do
     moved[#moved + 1] = ARGV[4 + c]
     moved[#moved + 1] = seqs[c] .. ' ' .. born[c]
   end

@@ -112,13 +112,17 @@ fn append_arguments(call: &mut Cmd, generation: u16, seen: u64, drafts: &[Draft]
     let minted: Vec<String> = drafts.iter().map(|draft| draft.minted_ms(generation).min(1 << 50).to_string()).collect();
     let mut events = Vec::with_capacity(drafts.iter().map(|draft| draft.data.len() + 256).sum());
     drafts.iter().for_each(|draft| wire::push_line(&mut events, &draft.header_tail(), &draft.data));
-    call.arg(generation).arg(seen).arg(CLOCK_LEEWAY_MS).arg(names.len()).arg(names);
-    call.arg(conversations).arg(minted.join(" ")).arg(events);
+    let names_count = names.len();
+    call.arg(generation).arg(seen).arg(CLOCK_LEEWAY_MS).arg(names_count).arg(names);
+    call.arg(&conversations).arg(minted.join(" ")).arg(events);
     for draft in drafts {
         call.arg(&draft.identity().0[..]);
     }
-    for draft in drafts {
-        call.arg([draft.message_id.as_bytes().as_slice(), &draft.body.0].concat());
+    let mut places = vec![0_u16; names_count];
+    for (index, (draft, conversation)) in (1_u16..).zip(drafts.iter().zip(&conversations)) {
+        let place = &mut places[usize::from(*conversation) - 1];
+        *place += 1;
+        call.arg(wire::particulars(*place, index, draft));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The log on Redis Streams: one stream for each partition, one consumer group for each role.
 //!
 //! ```text
-//! everpost:{3}:log              stream; an entry is one append: seqs, and events as lines (0 for a line not accepted)
+//! everpost:{3}:log              stream; an entry is one append: lines, firsts, events (see append.lua)
 //! everpost:{3}:meta             generation, base, last offset, run id of the server, at:<role> = position acknowledged
 //! everpost:{3}:tops             conversation -> "seq born_ms", and '' -> generation, by which its loss shows
 //! everpost:{3}:identities:new   identity -> what a repeat is told (and :old, the window before)

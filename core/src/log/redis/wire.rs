@@ -5,7 +5,7 @@ use redis::Value;
 use uuid::Uuid;
 
 use crate::{
-    event::{HEADER_VERSION, Record},
+    event::{Draft, HEADER_VERSION, Record},
     identity::Digest,
     log::{Appended, Prior},
     name::ConversationId,
@@ -52,10 +52,16 @@ fn entry(value: Value) -> Option<Entry> {
 
 /// The accepted lines of an entry, each with its number; the last one stands at the entry's id.
 fn records(id: Position, fields: Vec<Value>) -> Option<Vec<Record>> {
-    let [_, seqs, _, events] = <[Value; 4]>::try_from(fields).ok()?;
-    let seqs = String::from_utf8(bulk(seqs)?).ok()?;
-    let numbered = seqs.split(' ').zip(lines(bulk(events)?.into())).filter(|(seq, _)| *seq != "0");
-    let mut records: Vec<Record> = numbered.map(|(seq, (tail, data))| numbered_record(seq, &tail, data)).collect();
+    let [_, conversations, _, firsts, _, events] = <[Value; 6]>::try_from(fields).ok()?;
+    let firsts = String::from_utf8(bulk(firsts)?).ok()?;
+    let mut next: Vec<u64> = firsts.split(' ').map(|first| first.parse().ok()).collect::<Option<_>>()?;
+    let mut records = Vec::with_capacity(next.len());
+    for (conversation, (tail, data)) in bulk(conversations)?.into_iter().zip(lines(bulk(events)?.into())) {
+        let Some(conversation) = usize::from(conversation).checked_sub(1) else { continue };
+        let seq = next.get_mut(conversation)?;
+        records.push(numbered_record(*seq, &tail, data));
+        *seq += 1;
+    }
     let before = id.back(records.len() as u64).offset();
     for (at, record) in records.iter_mut().enumerate() {
         record.position = Position::new(id.generation(), before + 1 + at as u64);
@@ -63,8 +69,8 @@ fn records(id: Position, fields: Vec<Value>) -> Option<Vec<Record>> {
     Some(records)
 }
 
-fn numbered_record(seq: &str, tail: &[u8], data: Bytes) -> Record {
-    let header = [HEADER_VERSION.as_bytes(), b" ", seq.as_bytes(), b" ", tail].concat();
+fn numbered_record(seq: u64, tail: &[u8], data: Bytes) -> Record {
+    let header = [HEADER_VERSION.as_bytes(), b" ", seq.to_string().as_bytes(), b" ", tail].concat();
     Record { position: Position::ZERO, header: header.into(), data }
 }
 
@@ -123,15 +129,28 @@ pub(crate) fn answers(reply: &[Value], generation: u16) -> Option<Vec<Appended>>
         .collect()
 }
 
-/// `seq id` as text, then 16 bytes of message id and 16 of body digest.
+/// What the log remembers of a draft beside its identity: its place in the batch among those of its conversation and
+/// among all, counted from 1, message id and body digest. `append.lua` puts in front what the places count from.
+pub(crate) fn particulars(place: u16, index: u16, draft: &Draft) -> Vec<u8> {
+    let (id, body) = (draft.message_id.as_bytes(), &draft.body.0);
+    [&place.to_be_bytes()[..], &index.to_be_bytes(), id, body].concat()
+}
+
+/// `from generation before `, the numbers as text, then [`particulars`].
 fn prior(bytes: &[u8]) -> Option<Prior> {
-    let (text, identity) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
+    let (text, particulars) = bytes.split_last_chunk::<36>()?;
     let mut fields = std::str::from_utf8(text).ok()?.split(' ');
+    let (from, generation): (i64, u16) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    let before: i64 = fields.next()?.parse().ok()?;
+    let counted = |from: i64, at: usize| {
+        let place = u16::from_be_bytes([particulars[at], particulars[at + 1]]);
+        u64::try_from(from + i64::from(place)).ok()
+    };
     Some(Prior {
-        seq: fields.next()?.parse().ok()?,
-        position: position(fields.next()?)?,
-        message_id: Uuid::from_slice(&identity[..16]).ok()?,
-        body: Digest(identity[16..].try_into().ok()?),
+        seq: counted(from, 0)?,
+        position: Position::new(generation, counted(before, 2)?),
+        message_id: Uuid::from_slice(&particulars[4..20]).ok()?,
+        body: Digest(particulars[20..].try_into().ok()?),
     })
 }
 
@@ -162,13 +181,16 @@ mod tests {
     #[test]
     fn an_entry_counts_its_records_back_from_its_id() {
         let mut events = Vec::new();
-        ["a", "b", "c"].iter().for_each(|tail| push_line(&mut events, tail, "{\n}"));
-        let fields = ["seqs", "4 0 5", "events"].map(text).into_iter().chain([Value::BulkString(events)]).collect();
+        ["a", "b", "c", "d"].iter().for_each(|tail| push_line(&mut events, tail, "{\n}"));
+        let fields = ["lines", "\u{2}\0\u{1}\u{2}", "firsts", "9 4", "events"].map(text).into_iter();
+        let fields = fields.chain([Value::BulkString(events)]).collect();
         let reply = Value::Array(vec![Value::Array(vec![text("1-9"), Value::Array(fields)])]);
         let records: Vec<_> = entries(reply).flat_map(|entry| entry.records).collect();
         let offsets: Vec<_> = records.iter().map(|record| record.position.offset()).collect();
-        assert_eq!(offsets, [8, 9], "a line that was not accepted takes no offset");
-        assert_eq!((&records[1].header[..], &records[1].data[..]), (&b"1 5 c"[..], &b"{ }"[..]));
+        assert_eq!(offsets, [7, 8, 9], "a line that was not accepted takes no offset");
+        let headers: Vec<_> = records.iter().map(|record| &record.header[..]).collect();
+        assert_eq!(headers, [&b"1 4 a"[..], b"1 9 c", b"1 5 d"], "each conversation counts by itself");
+        assert_eq!(records[1].data[..], b"{ }"[..]);
     }
 
     #[test]
