@@ -1,9 +1,9 @@
 //! What a worker is careful with: records over which work has crashed.
 //!
-//! A crash of the process is known from the tenure it left open, a panic from having caught it. After the first crash
-//! everything goes on as usual. After the second without progress each record is noted and worked on by itself. If that
-//! ends in a crash as well, it was this one, and it is given up. In ordinary life nothing is written but the beginning
-//! and the end of a tenure.
+//! A crash of the process is known from the tenure it left open, a panic from having caught it. After it each record that
+//! had been handed out is noted and worked on by itself. If that ends in a crash twice in a row over the same record, it
+//! was this one, and it is given up: at the third crash, and never for having been in hand once when somebody pulled the
+//! plug. In ordinary life nothing is written but the beginning and the end of a tenure.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,8 +15,8 @@ use everpost_core::{
     store::{Store, StoreError},
 };
 
-/// Crashes in a row after which records are worked on one by one.
-const CAREFUL_AFTER: u32 = 2;
+/// Crashes after which what was in hand is worked on one by one.
+const CAREFUL_AFTER: u32 = 1;
 /// Crashes over one record after which it is given up.
 pub(crate) const GIVE_UP_AFTER: u32 = 3;
 /// The culprit is within this many records: nobody has more in hand at a time. Where the log knows what was handed out,
@@ -80,13 +80,13 @@ impl Caution {
         let legacy = self.store.begin_tenure(&lease, self.worker.as_str(), from).await?;
         self.begun.push(lease);
         if let Some(suspect) = legacy.suspect {
-            self.crashes.insert((lease, suspect), GIVE_UP_AFTER);
+            self.crashes.insert((lease, suspect), legacy.crashes);
         }
         if redelivered && (legacy.crashes >= CAREFUL_AFTER || legacy.suspect.is_some()) {
             let through = Position::new(from.generation(), from.offset() + IN_HAND);
             self.careful.insert(lease, Stretch { from, through, inherited: true });
-            tracing::warn!(role = %lease.role, partition = lease.partition.0, crashes = legacy.crashes,
-                "work has crashed here again and again: going on record by record");
+            tracing::info!(role = %lease.role, partition = lease.partition.0, crashes = legacy.crashes,
+                "work has crashed here: what was in hand is gone through record by record");
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Tenures: who works under which lease, so that what a crash interrupted is known afterwards.
 //!
 //! A tenure begins with the first record under a lease and ends in order. One that is found open and belongs to somebody
-//! else ended in a crash. Nothing is written in between, unless crashes repeat without progress: then each record is
-//! noted before it is worked on by itself, and if that is the end again, it was this one.
+//! else ended in a crash. Nothing is written in between, except after a crash: then each record that was in hand is
+//! noted before it is worked on by itself, and if that is the end twice in a row, it was this one.
 
 use async_trait::async_trait;
 
@@ -48,13 +48,16 @@ pub(super) fn legacy(before: Option<&Tenure>, lease: &Lease, worker: &str, at: P
     let renewed = Generation::of_token(before.token) != Generation::of_token(lease.token);
     let crashed = before.open && before.worker != worker && !renewed;
     let stuck = at <= before.at;
+    let suspect = Some(before.suspect).filter(|suspect| crashed && *suspect >= at);
     let crashes = match (crashed, stuck) {
         (true, true) => before.crashes.saturating_add(1),
+        // It got further, up to what it then had in hand alone: that was among what the crash before was about.
+        (true, false) if suspect.is_some() => 2,
         (true, false) => 1,
         (false, true) => before.crashes,
         (false, false) => 0,
     };
-    Legacy { crashes, suspect: Some(before.suspect).filter(|suspect| crashed && *suspect >= at) }
+    Legacy { crashes, suspect }
 }
 
 #[cfg(test)]
@@ -95,6 +98,13 @@ mod tests {
         assert_eq!(crashes(&tenure(true, 5, 7, 0), "b", 6), 1, "it got further, so this is another matter");
         assert_eq!(crashes(&tenure(false, 5, 1, 0), "b", 5), 1, "an orderly end neither adds nor forgives");
         assert_eq!(crashes(&tenure(false, 5, 1, 0), "b", 6), 0);
+    }
+
+    #[test]
+    fn a_suspect_that_was_reached_has_crashed_twice() {
+        assert_eq!(crashes(&tenure(true, 5, 1, 9), "b", 9), 2);
+        assert_eq!(crashes(&tenure(true, 9, 2, 9), "b", 9), 3);
+        assert_eq!(crashes(&tenure(true, 5, 1, 9), "b", 10), 1, "it was finished, so this is another matter");
     }
 
     #[test]
