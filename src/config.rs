@@ -98,6 +98,7 @@ pub struct Settings {
     publish_rate: NonZeroU32,
     pressed_publish_rate: NonZeroU32,
     max_in_flight: usize,
+    max_receipt_participants: usize,
     #[serde(with = "humantime_serde")]
     heartbeat: Duration,
     #[serde(with = "humantime_serde")]
@@ -212,6 +213,7 @@ impl Settings {
             publish_rate: self.publish_rate,
             pressed_publish_rate: self.pressed_publish_rate,
             max_in_flight: self.max_in_flight,
+            max_receipt_participants: self.max_receipt_participants,
             heartbeat: self.heartbeat,
             heartbeat_timeout: self.heartbeat_timeout,
             request_timeout: self.request_timeout,
@@ -354,6 +356,6 @@ mod tests {
     fn every_setting_is_in_the_default_file() {
         let known: Vec<&str> = DEFAULTS.lines().filter_map(setting_name).collect();
         assert!(known.contains(&"token_secret") && known.contains(&"heartbeat"));
-        assert_eq!(known.len(), 27, "{known:?}");
+        assert_eq!(known.len(), 28, "{known:?}");
     }
 }

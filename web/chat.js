@@ -4,8 +4,10 @@ import { EverpostClient } from "./client.js";
 
 const MOST_SHOWN = 500;
 const BURST = { size: 100, everyMs: 60 };
-const TYPING = { sendMs: 2000, showMs: 5000 };
-const TICKS = { sending: "◌", accepted: "✓", stored: "✓✓", failed: "✗" };
+const TYPING = { sendMs: 2000, showMs: 9000 }; // the server ends it sooner
+const TICKS = { sending: "◌", accepted: "✓", stored: "✓", delivered: "✓✓", read: "✓✓", failed: "✗" };
+const OPEN = ["accepted", "stored", "delivered"]; // what may still become more
+const LIST_MS = 1000;
 const SAYS = { connecting: "connecting…", open: "connected", waiting: "reconnecting…", dropped: "you are offline" };
 const NO_TOKEN = "That does not look like a token, which has three parts with dots between.";
 
@@ -64,10 +66,10 @@ else welcome(token && NO_TOKEN);
 function enter() {
   const client = new EverpostClient({ token, user: me });
   const [log, messages, pending] = [$("log"), $("messages"), $("pending")];
-  /** @type {Map<number, HTMLElement>} */ const rows = new Map(), unstored = new Map();
+  /** @type {Map<number, HTMLElement>} */ const rows = new Map(), open = new Map();
   /** @type {Map<string, HTMLElement>} */ const sending = new Map();
   /** @type {Map<string, number>} */ const typists = new Map();
-  let queue = [], painting = 0, stuck = true, unread = 0, top = 0, typedAt = 0;
+  let queue = [], painting = 0, stuck = true, unread = 0, top = 0, typedAt = 0, listing = 0;
 
   // Rows: numbered ones in order, below them our own that have no number yet.
   function element(tag, name, ...children) {
@@ -118,8 +120,17 @@ function enter() {
     Object.assign(tick, { textContent: TICKS[state], title: label, role: "img", ariaLabel: label });
     tick.dataset.label = label;
     row.dataset.state = state;
-    unstored.delete(Number(row.dataset.seq));
-    if (state === "accepted") unstored.set(Number(row.dataset.seq), row);
+    open.delete(Number(row.dataset.seq));
+    if (OPEN.includes(state)) open.set(Number(row.dataset.seq), row);
+  }
+
+  /** Ticks what the others have got and read meanwhile. */
+  function tick() {
+    const { delivered, read } = client.marks.get(room)?.reached(me) ?? { delivered: 0, read: 0 };
+    for (const [seq, row] of open) {
+      if (seq <= read) mark(row, "read");
+      else if (seq <= delivered && row.dataset.state !== "delivered") mark(row, "delivered");
+    }
   }
 
   /** Takes a row from those being sent and gives it its number. */
@@ -161,7 +172,7 @@ function enter() {
       else if (row) place(numbered(row, seq));
       top = Math.max(top, seq);
       const settled = rows.get(seq);
-      if (!settled || settled.dataset.state === "stored") return;
+      if (!settled || ["stored", "delivered", "read"].includes(settled.dataset.state)) return;
       if (durability === "stored") mark(settled, "stored");
       else mark(settled, "accepted", `accepted (${durability})`);
     }
@@ -177,6 +188,8 @@ function enter() {
   function paint() {
     painting = 0;
     for (const work of queue.splice(0)) work();
+    tick();
+    if (stuck && !document.hidden) client.read(room, top);
     for (let extra = messages.childElementCount - MOST_SHOWN; extra > 0; extra--) forget(messages.firstElementChild);
     for (const [name, count] of Object.entries(client.tally(room).counts())) {
       $(name).textContent = count.toLocaleString("en");
@@ -192,7 +205,7 @@ function enter() {
 
   function forget(row) {
     row.remove();
-    if (row.dataset.author) for (const map of [rows, unstored]) map.delete(Number(row.dataset.seq));
+    if (row.dataset.author) for (const map of [rows, open]) map.delete(Number(row.dataset.seq));
   }
 
   // What the client reports.
@@ -200,17 +213,20 @@ function enter() {
   const on = (type, handle) => client.addEventListener(type, ({ detail }) => handle(detail));
 
   on("counts", () => later());
-  on("message", ({ frame }) => frame.conversation_id === room && later(() => show(frame.data, frame.seq, frame.event)));
+  on("message", ({ frame }) =>
+    frame.conversation_id === room ? later(() => show(frame.data, frame.seq, frame.event)) : list());
   on("outbox", (detail) => detail.entry.conversation_id === room && later(() => outboxChanged(detail)));
   on("stored", ({ conversation_id, up_to }) => conversation_id === room && later(() => {
-    for (const [seq, row] of unstored) if (seq <= up_to) mark(row, "stored");
+    for (const [seq, row] of open) if (seq <= up_to && row.dataset.state === "accepted") mark(row, "stored");
   }));
+  on("marks", ({ conversation_id, user }) => (conversation_id === room ? later() : user === me && list()));
   on("state", ({ state, instance = "", reason }) => {
     if (state === "connecting" && document.body.dataset.link === "waiting") return; // still the same outage
     document.body.dataset.link = state;
     $("state").textContent = SAYS[state] ?? "refused";
     $("instance").textContent = instance;
     if (state === "open" && !rows.size) recall();
+    if (state === "open") list(), client.conversation(room).catch(() => {}); // only ticks would be missing
     if (state === "refused") welcome(`The server refused the connection: ${reason}.`);
     later(() => typists.clear());
   });
@@ -238,6 +254,26 @@ function enter() {
   async function recall() {
     const found = await client.history(room).catch((error) => later(() => note(`⚠ ${error.message}`, "warn")));
     if (found) later(() => found.forEach((message) => show(message, message.seq, message.event, "stored")));
+  }
+
+  /** Shows what is unread in the other conversations; asked for once, however much happens there. */
+  function list() {
+    listing ||= setTimeout(async () => {
+      const found = await client.conversations().catch(() => []);
+      listing = 0;
+      $("others").replaceChildren(...found.filter(({ id }) => id !== room).map(other));
+    }, LIST_MS);
+  }
+
+  function other({ id, title, unread_count }) {
+    const count = unread_count ? [element("span", "count", unread_count > 99 ? "99+" : String(unread_count))] : [];
+    const button = element("button", "other", title ?? id, ...count);
+    button.title = `${unread_count} unread`;
+    button.addEventListener("click", () => {
+      sessionStorage.setItem("everpost.conversation", id);
+      location.reload();
+    });
+    return button;
   }
 
   // What you do.
@@ -293,6 +329,7 @@ function enter() {
   document.title = `${me} · ${room} · Everpost`;
   $("room").hidden = false;
   for (const entry of client.outbox.waiting(room)) outboxChanged({ entry, change: "queued" });
+  document.addEventListener("visibilitychange", () => later());
   new ResizeObserver(() => later()).observe(log);
   client.connect();
   if (matchMedia("(pointer: fine)").matches) $("text").focus({ preventScroll: true });

@@ -76,6 +76,28 @@ export class Tally {
   toJSON() { return { ...this, holes: [...this.holes], keys: [...this.keys] }; }
 }
 
+/** How far each participant of a conversation has got and read; marks only move forward. */
+export class Marks {
+  #of = new Map();
+
+  of(user) { return this.#of.get(user); }
+
+  /** @returns {boolean} whether something is new */
+  move(user, { delivered = 0, read = 0 } = {}) {
+    const before = this.of(user) ?? { delivered: 0, read: 0 };
+    const after = { delivered: Math.max(before.delivered, delivered, read), read: Math.max(before.read, read) };
+    this.#of.set(user, after);
+    return after.delivered > before.delivered || after.read > before.read;
+  }
+
+  /** How far all the others are; 0 as long as nobody is known. @returns {{delivered: number, read: number}} */
+  reached(me) {
+    const others = [...this.#of].filter(([user]) => user !== me).map(([, marks]) => marks);
+    const least = (mark) => (others.length ? Math.min(...others.map((marks) => marks[mark])) : 0);
+    return { delivered: least("delivered"), read: least("read") };
+  }
+}
+
 /** Our messages until the database has them; at most `depth` wait for an answer at a time. */
 export class Outbox {
   constructor(saved = [], { depth = 64, capacity = 2000 } = {}) {
@@ -121,7 +143,7 @@ export class Outbox {
  * One connection for all conversations of a user. Dispatches, with this `detail`:
  * `state` {state: connecting|open|waiting|dropped|refused, …} · `message` {frame, live}, each sequenced frame once ·
  * `event` the frame of anything unsequenced · `outbox` {entry, change: queued|accepted|failed, error?} ·
- * `stored` {conversation_id, up_to} · `replayed` {outcome, missed, seconds?, …} · `counts`.
+ * `stored` {conversation_id, up_to} · `marks` {conversation_id, user?, delivered?, read?} · `replayed` {outcome, missed, seconds?, …} · `counts`.
  */
 export class EverpostClient extends EventTarget {
   #socket; #timer; #ticker; #replay; #acked; #start; #saving;
@@ -132,7 +154,8 @@ export class EverpostClient extends EventTarget {
     super();
     const key = `everpost.client.${user}`;
     const { cursor, tallies = {}, outbox, at = 0 } = JSON.parse(storage.getItem(key) ?? "{}");
-    Object.assign(this, { token, base, storage, WebSocket, key, cursor, outbox: new Outbox(outbox) });
+    Object.assign(this, { token, user, base, storage, WebSocket, key, cursor, outbox: new Outbox(outbox) });
+    Object.assign(this, { marks: new Map(), reads: new Map() });
     this.tallies = new Map(Object.entries(tallies).map(([name, saved]) => [name, new Tally(saved)]));
     this.#downSince = at;
     globalThis.addEventListener?.("pagehide", () => this.#save());
@@ -172,12 +195,45 @@ export class EverpostClient extends EventTarget {
     if (this.#ready && this.#socket.readyState === 1) this.#socket.send(JSON.stringify(frame));
   }
 
+  /** Says that the user has read a conversation up to a number; said again after each reconnect, which is harmless. */
+  read(conversation_id, seq) {
+    if (seq <= (this.reads.get(conversation_id) ?? 0)) return;
+    this.reads.set(conversation_id, seq);
+    this.write({ type: "read", conversation_id, seq });
+  }
+
   /** A page of what was said before, oldest first. @returns {Promise<Record<string, any>[]>} */
   async history(name, query = {}) {
-    const path = `/v1/conversations/${encodeURIComponent(name)}/messages?${new URLSearchParams({ limit: 50, ...query })}`;
-    const response = await fetch(new URL(path, this.base), { headers: { authorization: `Bearer ${this.token}` } });
-    if (!response.ok) throw new Error(`the history was not available (${response.status})`);
-    return ((await response.json()).messages ?? []).sort((a, b) => a.seq - b.seq);
+    const page = await this.#get(`/${encodeURIComponent(name)}/messages?${new URLSearchParams({ limit: 50, ...query })}`);
+    return (page.messages ?? []).sort((a, b) => a.seq - b.seq);
+  }
+
+  /** One conversation, with how far everybody is. @returns {Promise<Record<string, any>>} */
+  async conversation(name) {
+    const found = await this.#get(`/${encodeURIComponent(name)}`);
+    const [before, marks] = [this.marks.get(name), new Marks()]; // without those who left
+    for (const { user_id, delivered_up_to, read_up_to } of found.marks ?? []) {
+      marks.move(user_id, { delivered: delivered_up_to, read: read_up_to });
+      marks.move(user_id, before?.of(user_id));
+    }
+    this.marks.set(name, marks);
+    this.#tell("marks", { conversation_id: name });
+    return found;
+  }
+
+  /** The latest conversations with what is unread in them. @returns {Promise<Record<string, any>[]>} */
+  async conversations(limit = 20) { return (await this.#get(`?limit=${limit}`)).conversations ?? []; }
+
+  async #get(path) {
+    const url = new URL(`/v1/conversations${path}`, this.base);
+    const response = await fetch(url, { headers: { authorization: `Bearer ${this.token}` } });
+    if (!response.ok) throw new Error(`the server did not tell what was before (${response.status})`);
+    return response.json();
+  }
+
+  #moved(conversation_id, user, moved) {
+    if (!this.marks.has(conversation_id)) this.marks.set(conversation_id, new Marks());
+    if (this.marks.get(conversation_id).move(user, moved)) this.#tell("marks", { conversation_id, user, ...moved });
   }
 
   /** @returns {Tally} */
@@ -200,6 +256,8 @@ export class EverpostClient extends EventTarget {
         this.#replay = { missed: 0, reset: data.outcome === "reset" };
         return this.#replay.reset && this.#reset(frame);
       case "replay_finished": return this.#replayed(frame);
+      case "message_delivered": return this.#moved(frame.conversation_id, data.user_id, { delivered: data.up_to });
+      case "message_read": return this.#moved(frame.conversation_id, data.user_id, { read: data.up_to });
     }
     if (!Number.isInteger(frame.seq)) return this.#tell("event", frame);
     const live = !this.#replay;
@@ -217,6 +275,7 @@ export class EverpostClient extends EventTarget {
     this.#silence = (heartbeat_seconds * 2 + 10) * 1000;
     this.#ready = true;
     this.#tell("state", { state: "open", instance: instance_id });
+    for (const [conversation_id, seq] of this.reads) this.write({ type: "read", conversation_id, seq });
     this.#pump();
   }
 
@@ -233,7 +292,7 @@ export class EverpostClient extends EventTarget {
   /** The log went back: what it says not to hold is forgotten, and the old cursor with it. */
   #reset({ conversation_id, data }) {
     const concerned = conversation_id ? [conversation_id] : [...this.tallies.keys()];
-    for (const name of concerned) this.tally(name).reset(data.reset_from);
+    for (const name of concerned) this.tally(name).reset(data.reset_from), this.reads.delete(name);
     this.cursor = data.cursor ?? this.#start ?? this.cursor;
     this.outbox.rewind(); // what was accepted may be lost: its id makes the repeat harmless
     this.#pump();

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
 
-import { EverpostClient, Outbox, Tally, afterClose, backoff, uuidv7 } from "./client.js";
+import { EverpostClient, Marks, Outbox, Tally, afterClose, backoff, uuidv7 } from "./client.js";
 
 const entry = (id, conversation_id = "demo") => ({ id, conversation_id, text: id, at: 0 });
 const see = (tally, live, ...seqs) => seqs.map((seq) => tally.see(seq, live));
@@ -83,6 +83,18 @@ test("counts survive being written down", () => {
   assert.deepEqual(restored.counts(), tally.counts());
   restored.see(6, true, "k");
   assert.equal(restored.counts().twice, 2);
+});
+
+test("marks only move forward, and reading overtakes delivery", () => {
+  const marks = new Marks();
+  assert.deepEqual(marks.reached("me"), { delivered: 0, read: 0 });
+  assert.equal(marks.move("bob", { delivered: 3 }), true);
+  assert.equal(marks.move("bob", { delivered: 2 }), false);
+  assert.equal(marks.move("bob", { read: 5 }), true);
+  marks.move("me", { read: 9 });
+  assert.deepEqual(marks.reached("me"), { delivered: 5, read: 5 });
+  marks.move("carol", { delivered: 4 });
+  assert.deepEqual(marks.reached("me"), { delivered: 4, read: 0 }, "everybody else has it, not everybody has read it");
 });
 
 test("the outbox keeps to its depth and its order", () => {
@@ -263,6 +275,29 @@ test("the cursor is acknowledged once a second, and pings are answered", () => {
   sockets[0].says("ping");
   mock.timers.tick(3000);
   assert.deepEqual(sockets[0].sent, [{ type: "ack", cursor: "c0" }, { type: "pong" }, { type: "ack", cursor: "c3" }]);
+});
+
+test("what was read is said once, and again after a lost connection", () => {
+  const client = connected();
+  for (const seq of [2, 5, 5, 3]) client.read("demo", seq);
+  const reads = (socket) => socket.sent.filter((frame) => frame.type === "read").map((frame) => frame.seq);
+  assert.deepEqual(reads(sockets[0]), [2, 5]);
+  sockets[0].onclose({ code: 1006, reason: "" });
+  mock.timers.tick(300);
+  sockets[1].says("connected", { cursor: "c1" });
+  assert.deepEqual(reads(sockets[1]), [5]);
+});
+
+test("marks are told as they move", () => {
+  const client = connected();
+  const told = [];
+  client.addEventListener("marks", ({ detail: { user, delivered, read } }) => told.push([user, delivered, read]));
+  const room = { conversation_id: "demo" };
+  sockets[0].says("message_delivered", { user_id: "bob", up_to: 3 }, room);
+  sockets[0].says("message_delivered", { user_id: "bob", up_to: 3 }, room);
+  sockets[0].says("message_read", { user_id: "bob", up_to: 2 }, room);
+  assert.deepEqual(told, [["bob", 3, undefined], ["bob", undefined, 2]]);
+  assert.deepEqual(client.marks.get("demo").reached("alice"), { delivered: 3, read: 2 });
 });
 
 test("silence is taken for a dead connection", () => {

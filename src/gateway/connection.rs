@@ -23,6 +23,7 @@ use super::{
     error::ApiError,
     frame::{self, Frame, Run},
     replay::{From, Page, Replay},
+    sent::Sent,
     session::{Item, Session},
     start::Start,
 };
@@ -49,6 +50,10 @@ pub(super) struct Connection {
     pub(super) scope: Option<ConversationId>,
     pub(super) socket: WebSocket,
     pub(super) seen: Cursor,
+    /// What it was sent, as far as that is not acknowledged.
+    pub(super) sent: Sent,
+    /// Conversations its user is typing in.
+    pub(super) typing_in: Vec<ConversationId>,
     /// Conversations joined on the way are replayed up to these positions beside the others.
     pub(super) floors: Vec<(ConversationId, Position)>,
     pub(super) catchups: VecDeque<Catchup>,
@@ -99,6 +104,8 @@ impl Connection {
             scope,
             socket,
             seen,
+            sent: Sent::default(),
+            typing_in: Vec::new(),
             floors,
             catchups,
             held,
@@ -114,6 +121,7 @@ impl Connection {
             Err(end) => end,
         };
         self.gateway.hub.remove(&self.session, self.rooms.iter());
+        Box::pin(self.stop_typing()).await;
         if let End::Close(close) = end {
             let farewell = async {
                 self.socket.send(close.message()).await?;
@@ -254,6 +262,7 @@ impl Connection {
             }
             let text = if shared { frame.text.clone() } else { frame.with_cursor(&self.seen) };
             self.feed(text).await?;
+            self.sent.note(run.conversation.as_str(), frame.position, frame.seq);
         }
         if floor.is_some_and(|floor| self.seen.at(run.partition) >= floor) {
             self.floors.retain(|(name, _)| *name != run.conversation);
@@ -293,7 +302,10 @@ impl Connection {
                 }
             }
             match Frame::of(record, &self.seen) {
-                Ok(frame) => self.feed(frame.text).await?,
+                Ok(frame) => {
+                    self.feed(frame.text).await?;
+                    record.conversation().iter().for_each(|name| self.sent.note(name, frame.position, frame.seq));
+                }
                 Err(error) => tracing::error!(%error, "a record cannot be replayed"),
             }
         }

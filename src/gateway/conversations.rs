@@ -85,27 +85,6 @@ pub(super) async fn create_conversation(
     }
 }
 
-pub(super) async fn list_conversations(
-    State(gateway): State<Arc<Gateway>>,
-    principal: Principal,
-) -> Result<Response, ApiError> {
-    let ids = gateway.reads.conversations_of(&principal.user).await?;
-    let found = gateway.store.conversations(&ids).await?;
-    let views: Vec<ConversationView> = found.into_iter().map(Into::into).collect();
-    Ok(Json(serde_json::json!({ "conversations": views })).into_response())
-}
-
-pub(super) async fn get_conversation(
-    State(gateway): State<Arc<Gateway>>,
-    principal: Principal,
-    Path(id): Path<String>,
-) -> Result<Json<ConversationView>, ApiError> {
-    let id = conversation_id(&id)?;
-    gateway.authorise(&principal, &id).await?;
-    let found = gateway.store.conversation(&id).await?;
-    found.map(|found| Json(found.into())).ok_or(ApiError::NotFound("conversation"))
-}
-
 pub(super) async fn add_participant(
     State(gateway): State<Arc<Gateway>>,
     principal: Principal,

@@ -88,6 +88,7 @@ impl Connection {
             }
         }
         self.seen = Cursor::new(floor.epoch, positions);
+        self.sent.clear();
         Ok(resets)
     }
 

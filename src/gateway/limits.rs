@@ -33,6 +33,8 @@ pub struct Limits {
     pub pressed_publish_rate: NonZeroU32,
     /// Publishes of one connection that wait for their acknowledgement; beyond it the connection is not read.
     pub max_in_flight: usize,
+    /// Conversations with more participants tell nobody else how far each of them is.
+    pub max_receipt_participants: usize,
     /// How often the server pings.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
@@ -175,6 +177,7 @@ mod tests {
             publish_rate: NonZeroU32::MIN,
             pressed_publish_rate: NonZeroU32::MIN,
             max_in_flight: 1,
+            max_receipt_participants: 1,
             heartbeat: Duration::ZERO,
             heartbeat_timeout: Duration::ZERO,
             request_timeout: Duration::ZERO,

@@ -26,7 +26,7 @@ use super::{
     extract::{Path, Query, conversation_id, parse, text, user_id},
     frame,
     publish::{self, Receipt, Sender},
-    replay,
+    replay, typing,
     wire::{self, RawBody},
 };
 
@@ -78,6 +78,9 @@ pub(super) async fn post_message(
     let draft = publish::message_draft(id.clone(), &Sender { id: &user, kind: &kind }, key, &body)?;
     let own = frame::message(&Record::place(&draft, 0, everpost_core::position::Position::ZERO));
     let receipt = gateway.publish(draft).await?;
+    if !principal.is_backend || user != principal.user {
+        gateway.receipts.published(id.clone(), user, receipt.seq);
+    }
     let durability = if waits { gateway.wait_until_stored(&id, &receipt).await? } else { receipt.durability };
     let stored = if receipt.duplicate { gateway.message(&id, receipt.seq).await? } else { own };
     let message = with_seq(&stored.ok_or(ApiError::Internal)?, receipt.seq)?;
@@ -147,7 +150,11 @@ pub(super) async fn post_event(
     gateway.has_room_for(&principal.user)?;
     let sender = Sender { id: &principal.user, kind: &principal.sender_type };
     let key = wire::key(idempotency_key(&headers)?)?;
-    let receipt = gateway.publish(publish::event_draft(id, name, &sender, key, event.data)).await?;
+    let draft = publish::event_draft(id.clone(), name, &sender, key, event.data);
+    let receipt = gateway.publish(draft).await?;
+    if !principal.is_backend {
+        gateway.receipts.published(id, principal.user, receipt.seq);
+    }
     let status = if receipt.duplicate { StatusCode::OK } else { StatusCode::CREATED };
     let answer = serde_json::json!({
         "event_id": receipt.message_id, "seq": receipt.seq,
@@ -216,10 +223,9 @@ pub(super) async fn post_typing(
 ) -> Result<StatusCode, ApiError> {
     let id = conversation_id(&id)?;
     let text = text(body, gateway.limits.max_message_bytes)?;
-    let typing: PostTyping = parse(&text)?;
+    let wanted: PostTyping = parse(&text)?;
     gateway.may_publish(&principal, &id).await?;
-    let data = serde_json::json!({"user_id": principal.user, "is_typing": typing.is_typing});
-    gateway.whisper(id, "typing", &data).await?;
+    gateway.whisper(id, typing::EVENT, &typing::said(&principal.user, wanted.is_typing)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -18,6 +18,7 @@ pub struct GatewayMetrics {
     accepted: Counter,
     refused: Counter,
     delivered: Counter,
+    marks_written: Counter,
     shed: Family<Kind, Counter>,
 }
 
@@ -33,6 +34,11 @@ impl GatewayMetrics {
             self.delivered.clone(),
         );
         registry.register(
+            "gateway_mark_writes",
+            "Calls to the database that moved marks, however many each of them moved",
+            self.marks_written.clone(),
+        );
+        registry.register(
             "gateway_shed",
             "What was not taken under pressure: publishes refused, ephemeral events dropped",
             self.shed.clone(),
@@ -41,6 +47,10 @@ impl GatewayMetrics {
 
     pub(crate) fn delivered(&self) -> Counter {
         self.delivered.clone()
+    }
+
+    pub(crate) fn marks_written(&self) {
+        self.marks_written.inc();
     }
 
     pub(crate) fn publish_refused(&self) {

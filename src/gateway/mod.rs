@@ -17,16 +17,20 @@ mod hub;
 mod limits;
 mod messages;
 mod metrics;
+mod overviews;
 mod page;
 mod publish;
 mod pump;
 mod reads;
+mod receipts;
 mod receive;
 mod replay;
 mod router;
+mod sent;
 mod session;
 mod start;
 mod stored;
+mod typing;
 mod wire;
 mod ws;
 
@@ -63,8 +67,10 @@ use self::{
     publish::Publisher,
     pump::Pump,
     reads::Reads,
+    receipts::Receipts,
     session::Item,
     stored::Stored,
+    typing::Typing,
 };
 pub use self::{limits::Limits, metrics::GatewayMetrics};
 
@@ -108,6 +114,8 @@ pub struct Gateway {
     hub: Arc<Hub>,
     stored: Arc<Stored>,
     devices: Devices,
+    receipts: Arc<Receipts>,
+    typing: Arc<Typing>,
     admission: Arc<Admission>,
     auth: Authenticator,
     allowed_origins: Vec<String>,
@@ -141,6 +149,8 @@ impl Gateway {
             admission: Arc::new(Admission::new(&config.limits)),
             stored: Arc::new(Stored::new(log.partitions())),
             devices: Devices::default(),
+            receipts: Arc::default(),
+            typing: Arc::default(),
             partitions: log.partitions(),
             allowed_origins: config.allowed_origins,
             limits: config.limits,
@@ -177,6 +187,8 @@ impl Gateway {
                 () = gateway.stored.watch(&gateway.log, &gateway.recovery) => {}
             }
         });
+        let gateway = self.clone();
+        self.tasks.spawn(async move { gateway.watch_receipts().await });
         self.tasks.spawn(self.clone().tick());
     }
 
@@ -218,6 +230,7 @@ impl Gateway {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.devices.save(&self.store).await;
+        self.write_marks().await;
         if let Err(error) = self.relay.close(&self.instance).await {
             tracing::debug!(%error, "the registrations will be swept by others");
         }
@@ -239,6 +252,7 @@ impl Gateway {
                     session.push(Item::Ping);
                 }
             }
+            self.end_typing(Instant::now());
             self.devices.save(&self.store).await;
             self.metrics.connections(self.admission.connections());
             if now.is_multiple_of(TIDY_EVERY_TICKS) {

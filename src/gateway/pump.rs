@@ -29,7 +29,9 @@ use super::{
     Gateway,
     frame::{self, Frame, Run},
     hub::Hub,
+    receipts,
     session::Item,
+    typing::{self, Typing},
 };
 
 const WAIT: Duration = Duration::from_millis(500);
@@ -44,6 +46,7 @@ pub(crate) struct Pump {
     relay: Arc<dyn Relay>,
     recovery: Arc<Recovery>,
     hub: Arc<Hub>,
+    typing: Arc<Typing>,
     delivered: Counter,
     /// What the cursor stands on.
     history: Arc<History>,
@@ -55,7 +58,7 @@ pub(crate) struct Pump {
 
 impl Pump {
     pub(crate) fn new(gateway: &Gateway) -> Self {
-        let Gateway { instance, log, relay, recovery, hub, metrics, .. } = gateway;
+        let Gateway { instance, log, relay, recovery, hub, typing, metrics, .. } = gateway;
         let cursor = Cursor::start(log.epoch(), log.partitions());
         Self {
             instance: instance.clone(),
@@ -63,6 +66,7 @@ impl Pump {
             relay: relay.clone(),
             recovery: recovery.clone(),
             hub: hub.clone(),
+            typing: typing.clone(),
             delivered: metrics.delivered(),
             history: recovery.history(),
             cursor,
@@ -181,10 +185,14 @@ impl Pump {
     fn signal(&self, signal: Signal) {
         match signal {
             Signal::Frame { conversation, event, data } => {
+                if event == typing::EVENT && !self.typing.hear(&conversation, &data, Instant::now()) {
+                    return;
+                }
                 let Ok(data) = serde_json::value::RawValue::from_string(data) else { return };
                 let text = frame::plain(&event, Some(conversation.as_str()), None, data);
                 self.hub.tell(&Topic::Conversation(conversation), || Item::Text(text.clone()));
             }
+            Signal::Marks { moved } => receipts::deliver(&self.hub, moved),
             Signal::Joined { conversation, user, from } => {
                 let from = Position::from_column(from);
                 self.hub.tell(&Topic::User(user), || Item::Joined(conversation.clone(), from));

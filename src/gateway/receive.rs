@@ -1,6 +1,6 @@
 //! What a connection does with the frames of its client.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use axum::extract::ws::Message;
 use everpost_core::{
@@ -8,7 +8,6 @@ use everpost_core::{
     cursor::Cursor,
     name::ConversationId,
     relay::Signal,
-    store::Mark,
 };
 use serde_json::json;
 
@@ -57,13 +56,11 @@ impl Connection {
             Command::Typing { conversation, is_typing } => {
                 let conversation = self.target(conversation).await?;
                 self.within_rate()?;
-                let data = json!({"user_id": self.session.user, "is_typing": is_typing});
-                Ok(self.gateway.whisper(conversation, "typing", &data).await?)
+                Ok(self.type_in(conversation, is_typing).await?)
             }
             Command::Read { conversation, seq } => {
                 let conversation = self.target(conversation).await?;
-                self.within_rate()?;
-                Ok(self.gateway.mark_read(conversation, &self.session.user, seq).await?)
+                Ok(self.read(conversation, seq).await?)
             }
             Command::Ack { cursor } => Ok(self.acknowledge(&cursor)?),
             Command::Subscribe { conversation, after } => {
@@ -114,11 +111,15 @@ impl Connection {
         let sender = Sender { id: &self.session.user, kind: &self.principal.sender_type };
         let draft = publish::message_draft(conversation.clone(), &sender, key, body)?;
         let (session, stored, id) = (self.session.clone(), self.gateway.stored.clone(), id.map(str::to_owned));
+        let receipts = (!self.principal.is_backend).then(|| self.gateway.receipts.clone());
         session.in_flight.fetch_add(1, Ordering::Relaxed);
         let answer = Box::new(move |outcome: Result<Receipt, ApiError>| {
             let text = match outcome {
                 Ok(receipt) => {
                     stored.tell(&session, &conversation, receipt.seq, receipt.position);
+                    if let Some(receipts) = receipts {
+                        receipts.published(conversation.clone(), session.user.clone(), receipt.seq);
+                    }
                     ack(id.as_deref(), &conversation, &receipt)
                 }
                 Err(error) => frame::error(id.as_deref(), Some(conversation.as_str()), &error),
@@ -130,10 +131,24 @@ impl Connection {
         Ok(())
     }
 
-    /// Remembers how far the device has come; without a device the client keeps its cursor itself. A connection for one
-    /// conversation passes over all others, so its cursors say nothing about the device.
-    fn acknowledge(&self, cursor: &str) -> Result<(), ApiError> {
+    /// Moves the user's read mark. What this connection has sent exists; only other numbers are looked up.
+    async fn read(&mut self, conversation: ConversationId, seq: u64) -> Result<(), ApiError> {
+        let mut up_to = seq;
+        if seq > self.sent.top(&conversation) {
+            self.within_rate()?;
+            up_to = self.gateway.existing(&conversation, seq).await?;
+        }
+        let taken = self.gateway.receipts.read(conversation, self.session.user.clone(), up_to);
+        if taken { Ok(()) } else { Err(ApiError::overloaded()) }
+    }
+
+    /// Remembers how far the device and its user have come; without a device the client keeps its cursor itself. A
+    /// connection for one conversation passes over all others, so its cursors say nothing about the device.
+    fn acknowledge(&mut self, cursor: &str) -> Result<(), ApiError> {
         let cursor = Cursor::decode(cursor).map_err(|error| ApiError::invalid("unknown_cursor", error))?;
+        for (conversation, up_to) in self.sent.acknowledge(&cursor, self.gateway.partitions) {
+            self.gateway.receipts.delivered(conversation, self.session.user.clone(), up_to);
+        }
         if let Some(device) = self.principal.device.as_ref().filter(|_| self.scope.is_none()) {
             self.gateway.devices.note(self.session.user.clone(), device.clone(), cursor.encode());
         }
@@ -179,21 +194,6 @@ fn ack(id: Option<&str>, conversation: &ConversationId, receipt: &Receipt) -> ax
 }
 
 impl super::Gateway {
-    /// Moves a read mark forward and tells the conversation.
-    pub(super) async fn mark_read(
-        self: &Arc<Self>,
-        conversation: ConversationId,
-        user: &everpost_core::name::UserId,
-        seq: u64,
-    ) -> Result<(), ApiError> {
-        let moved = self.store.advance(Mark::Read, &[(conversation.clone(), user.clone(), seq)]).await?;
-        if moved.first() == Some(&true) {
-            let data = json!({"user_id": user, "up_to": seq});
-            self.signal(conversation, "message_read", &data).await?;
-        }
-        Ok(())
-    }
-
     /// Sends an ephemeral frame to everybody connected in a conversation, on whatever instance.
     pub(super) async fn signal(
         &self,

@@ -10,12 +10,12 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{Gateway, conversations, error::ApiError, messages, page, ws};
+use super::{Gateway, conversations, error::ApiError, messages, overviews, page, ws};
 
 pub(super) fn router(gateway: Arc<Gateway>) -> Router {
     let v1 = Router::new()
-        .route("/conversations", post(conversations::create_conversation).get(conversations::list_conversations))
-        .route("/conversations/{id}", get(conversations::get_conversation))
+        .route("/conversations", post(conversations::create_conversation).get(overviews::list_conversations))
+        .route("/conversations/{id}", get(overviews::get_conversation))
         .route(
             "/conversations/{id}/participants/{user}",
             put(conversations::add_participant).delete(conversations::remove_participant),

@@ -56,11 +56,20 @@ impl Connection {
         Ok(cursor.map_or(Start::Now, Start::Cursor))
     }
 
+    /// A device that comes for the first time begins here, also if it goes before it has acknowledged anything.
+    async fn remember(&mut self) {
+        if let Some(device) = self.principal.device.as_ref().filter(|_| self.scope.is_none()) {
+            self.gateway.devices.note(self.session.user.clone(), device.clone(), self.seen.encode());
+            self.gateway.devices.save(&self.gateway.store).await;
+        }
+    }
+
     async fn set_out(&mut self, start: Start, ends: &Arc<[Position]>, history: &History) -> Result<(), End> {
         let present = Cursor::new(self.gateway.log.epoch(), ends.to_vec());
         match start {
             Start::Now => {
                 self.seen = present;
+                self.remember().await;
                 self.greet().await
             }
             Start::Cursor(text) => match honour(&text, &present, history) {

@@ -7,7 +7,8 @@ use everpost_core::{
     log::{Durability, LogError},
     name::{ConversationId, InstanceId, UserId},
     partition::Partition,
-    relay::{Inbox, Parcel, Relay, Signal, Topic, local::LocalRelay, redis::RedisRelay},
+    relay::{Inbox, Moved, Parcel, Relay, Signal, Topic, local::LocalRelay, redis::RedisRelay},
+    store::Mark,
 };
 
 use super::log::{drafts::draft, stage::connect};
@@ -40,6 +41,17 @@ fn topic(name: &str) -> Topic {
 fn typing(name: &str) -> Parcel {
     let conversation = ConversationId::new(name).expect("a name");
     Parcel::Signal(Signal::Frame { conversation, event: "typing".into(), data: r#"{"user_id":"a\"b"}"#.into() })
+}
+
+fn marks(name: &str) -> Parcel {
+    let moved = [(Mark::Read, true), (Mark::Delivered, false)].map(|(mark, to_all)| Moved {
+        mark,
+        conversation: ConversationId::new(name).expect("a name"),
+        user: UserId::new("alice").expect("a name"),
+        up_to: 7,
+        to_all,
+    });
+    Parcel::Signal(Signal::Marks { moved: moved.to_vec() })
 }
 
 fn records(count: u64) -> Parcel {
@@ -77,7 +89,7 @@ async fn parcels_arrive_whole_and_in_order(stage: Stage) {
     let (relay, a, b) = (stage.relay, InstanceId::random(), InstanceId::random());
     let mut inbox = relay.open(&a).await.expect("reachable");
     let mut other = relay.open(&b).await.expect("reachable");
-    let sent = [records(3), typing("general"), records(1), typing("x")];
+    let sent = [records(3), typing("general"), records(1), marks("x")];
     relay.send(sent[..2].iter().map(|parcel| (a.clone(), parcel.clone())).collect()).await.expect("reachable");
     relay.send(sent[2..].iter().map(|parcel| (a.clone(), parcel.clone())).collect()).await.expect("reachable");
     let received = receive(&mut *inbox, 4).await;

@@ -140,10 +140,10 @@ async fn a_published_event_takes_its_place_in_the_sequence() {
 }
 
 async fn marks_and_typing_reach_the_others(app: App) {
-    app.conversation("room", &["alice", "bob"]).await;
+    app.conversation("room", &["alice", "bob", "carol"]).await;
     let mut bob = app.connect_to(1, "bob", "/v1/ws").await;
     let alice = app.token("alice");
-    app.say("room", "alice", "hi").await;
+    app.say("room", "carol", "hi").await;
     let typing = app.post("/v1/conversations/room/typing", &alice, json!({"is_typing": true})).await;
     let read = app.post("/v1/conversations/room/read", &alice, json!({"seq": 1})).await;
     assert_eq!((typing.status, read.status), (204, 204));

@@ -8,10 +8,14 @@ mod bad_input;
 mod closes;
 /// Conversations, and who takes part in them.
 mod conversations;
+/// Devices of one user, each at its own point.
+mod devices;
 /// Publishing and reading over HTTP.
 mod messages;
 /// More coming in than is stored.
 mod pressure;
+/// Delivered and read marks, unread counts, typing.
+mod receipts;
 /// What clients notice when the log loses something.
 mod recovery;
 /// Coming back after having been away.

@@ -27,6 +27,7 @@ async fn replayed(client: &mut Client) -> (Vec<Value>, Value) {
         match frame["event"].as_str() {
             Some("replay_finished") => return (messages, frame["data"].clone()),
             Some("new_message") => messages.push(frame),
+            Some("message_delivered" | "message_read") => {} // has no place in any order
             other => panic!("{other:?} in the middle of a replay"),
         }
     }

@@ -87,9 +87,9 @@ async fn five_hundred_at_once_stay_in_order_and_dense(app: App) {
 }
 
 async fn typing_and_reading_reach_the_others(app: App) {
-    app.conversation("room", &["alice", "bob"]).await;
+    app.conversation("room", &["alice", "bob", "carol"]).await;
     let (mut alice, mut bob) = (app.connect("alice").await, app.connect_to(1, "bob", "/v1/ws").await);
-    alice.text("room", "hi").await;
+    app.say("room", "carol", "hi").await;
     alice.send(json!({"type": "typing", "conversation_id": "room", "is_typing": true})).await;
     alice.send(json!({"type": "read", "conversation_id": "room", "seq": 1})).await;
     let typing = bob.next_event("typing").await;

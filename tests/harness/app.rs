@@ -136,6 +136,16 @@ impl App {
         futures_util::future::join_all(self.gateways.drain(..).map(Process::stop)).await;
     }
 
+    /// Starts the gateways anew after [`App::stop`].
+    pub(crate) async fn start_gateways(&mut self) {
+        if self.workers.is_none() {
+            self.gateways.push(Process::start(&self.flags, true, Role::ALL.to_vec()).await);
+        } else {
+            let (one, other) = (Process::start(&self.flags, true, vec![]), Process::start(&self.flags, true, vec![]));
+            self.gateways = vec![one.await, other.await];
+        }
+    }
+
     /// Where a gateway listens. There are two on the distributed engine; asking for the second is always right.
     pub(crate) fn address(&self, gateway: usize) -> SocketAddr {
         self.gateways[gateway % self.gateways.len()].address.expect("it is a gateway")

@@ -172,6 +172,11 @@ impl Client {
         }
     }
 
+    /// The frames that came and nobody asked for yet.
+    pub(crate) fn heard(&self) -> &VecDeque<Value> {
+        &self.waiting
+    }
+
     /// Drops the frames that nobody asked for.
     pub(crate) fn forget(&mut self) {
         self.waiting.clear();

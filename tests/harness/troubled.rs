@@ -15,9 +15,9 @@ use everpost_core::{
     partition::Partition,
     position::Position,
     store::{
-        Ask, Begun, Conversation, Conversations, Created, DeadLetter, DeadLetters, Death, Decision, Generations,
-        Installation, Job, Jobs, Legacy, Mark, Marks, Messages, NewConversation, NewJob, Redriven, Sieve, Standing,
-        Store, StoreError, Stretch, Tenures, Verdict, Want,
+        Activity, Ask, Begun, Conversation, Conversations, Created, DeadLetter, DeadLetters, Death, Decision,
+        Generations, Installation, Job, Jobs, Legacy, Mark, Marks, Messages, NewConversation, NewJob, Overview,
+        Overviews, Reach, Redriven, Sieve, Standing, Store, StoreError, Stretch, Tenures, Verdict, Want,
     },
 };
 use tokio::sync::Notify;
@@ -225,6 +225,10 @@ impl Conversations for Troubled {
         self.store.conversations(ids).await
     }
 
+    async fn sizes(&self, ids: &[ConversationId], most: usize) -> Result<Vec<usize>, StoreError> {
+        self.store.sizes(ids, most).await
+    }
+
     async fn standings(&self, of: &[(ConversationId, UserId)]) -> Result<Vec<Standing>, StoreError> {
         self.store.standings(of).await
     }
@@ -244,8 +248,8 @@ impl Marks for Troubled {
         self.store.advance(mark, to).await
     }
 
-    async fn marks(&self, mark: Mark, user: &UserId, of: &[ConversationId]) -> Result<Vec<u64>, StoreError> {
-        self.store.marks(mark, user, of).await
+    async fn reaches(&self, of: &[(ConversationId, UserId)]) -> Result<Vec<Reach>, StoreError> {
+        self.store.reaches(of).await
     }
 
     async fn save_cursors(&self, cursors: &[(UserId, DeviceId, String)]) -> Result<(), StoreError> {
@@ -254,5 +258,17 @@ impl Marks for Troubled {
 
     async fn cursor(&self, user: &UserId, device: &DeviceId) -> Result<Option<String>, StoreError> {
         self.store.cursor(user, device).await
+    }
+}
+
+#[async_trait]
+impl Overviews for Troubled {
+    async fn overviews(
+        &self,
+        user: &UserId,
+        behind: Option<&Activity>,
+        limit: usize,
+    ) -> Result<Vec<Overview>, StoreError> {
+        self.store.overviews(user, behind, limit).await
     }
 }

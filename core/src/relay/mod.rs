@@ -18,6 +18,7 @@ use crate::{
     log::LogError,
     name::{ConversationId, InstanceId, UserId},
     partition::{Partition, Partitions},
+    store::Mark,
 };
 
 /// Something a gateway can have listeners for.
@@ -51,7 +52,7 @@ impl Topic {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Signal {
-    /// A frame for everybody in a conversation who is connected: typing, read marks.
+    /// A frame for everybody in a conversation who is connected, such as typing.
     Frame {
         /// Where.
         conversation: ConversationId,
@@ -59,6 +60,11 @@ pub enum Signal {
         event: String,
         /// Its data, JSON text.
         data: String,
+    },
+    /// Marks that moved, of any number of conversations.
+    Marks {
+        /// Which.
+        moved: Vec<Moved>,
     },
     /// A user takes part in a conversation from now on.
     Joined {
@@ -76,6 +82,21 @@ pub enum Signal {
         /// Who.
         user: UserId,
     },
+}
+
+/// A mark that moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Which mark.
+    pub mark: Mark,
+    /// Where.
+    pub conversation: ConversationId,
+    /// Whose.
+    pub user: UserId,
+    /// Where it stands now.
+    pub up_to: u64,
+    /// Whether everybody in the conversation is told, or only the user's own devices.
+    pub to_all: bool,
 }
 
 /// What arrives at a gateway.

@@ -1,6 +1,6 @@
 //! Numbers and names as both databases keep them.
 
-use super::{Installation, Standing, StoreError};
+use super::{Installation, Reach, Standing, StoreError};
 use crate::{
     generation::{Generation, History},
     name::{ConversationId, InvalidName, UserId},
@@ -19,6 +19,17 @@ pub(super) fn from_column(column: i64) -> u64 {
 /// A count of rows as a column.
 pub(super) fn limit(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+/// The count a column holds.
+pub(super) fn count(column: i64) -> usize {
+    usize::try_from(column).unwrap_or(0)
+}
+
+/// How far a user has come, by the columns of both marks.
+pub(super) fn reach(delivered: i64, read: i64) -> Reach {
+    let (delivered, read) = (from_column(delivered), from_column(read));
+    Reach { delivered: delivered.max(read), read }
 }
 
 /// The conversation a column names.

@@ -66,6 +66,9 @@ pub trait Conversations: Send + Sync {
     /// Several conversations with their participants, in the order asked, leaving out those that do not exist.
     async fn conversations(&self, ids: &[ConversationId]) -> Result<Vec<Conversation>, StoreError>;
 
+    /// How many take part in each conversation, in the order asked, counted up to `most`.
+    async fn sizes(&self, ids: &[ConversationId], most: usize) -> Result<Vec<usize>, StoreError>;
+
     /// How each user stands to each conversation, in the order asked.
     async fn standings(&self, of: &[(ConversationId, UserId)]) -> Result<Vec<Standing>, StoreError>;
 

@@ -14,6 +14,7 @@ pub mod isolation;
 pub mod jobs;
 pub mod marks;
 pub mod messages;
+pub mod overviews;
 pub mod postgres;
 pub mod sqlite;
 pub mod tenures;
@@ -24,12 +25,13 @@ pub use self::{
     error::StoreError,
     generations::{Begun, Generations, Installation},
     jobs::{Job, Jobs, NewJob, Verdict},
-    marks::{Mark, Marks},
+    marks::{Mark, Marks, Reach},
     messages::{Ask, Messages, Stretch, Want},
+    overviews::{Activity, Overview, Overviews},
     tenures::{Legacy, Tenures},
 };
 
 /// Everything a deployment keeps.
-pub trait Store: Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Tenures {}
+pub trait Store: Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Overviews + Tenures {}
 
-impl<S: Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Tenures> Store for S {}
+impl<S: Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Overviews + Tenures> Store for S {}

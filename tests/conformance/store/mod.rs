@@ -10,6 +10,7 @@ mod jobs;
 mod marks;
 mod messages;
 mod migrations;
+mod overviews;
 mod postgres;
 mod priors;
 pub(crate) mod records;

@@ -31,6 +31,11 @@ SELECT ARRAY(SELECT p.conversation_id FROM participants p WHERE p.user_id = aske
 FROM UNNEST($1::text[]) WITH ORDINALITY AS asked (id, n)
 ORDER BY asked.n";
 
+const SIZES: &str = "
+SELECT (SELECT count(*) FROM (SELECT FROM participants p WHERE p.conversation_id = asked.id LIMIT $2) AS counted)
+FROM UNNEST($1::text[]) WITH ORDINALITY AS asked (id, n)
+ORDER BY asked.n";
+
 const STANDINGS: &str = "
 SELECT EXISTS (SELECT FROM conversations c WHERE c.id = asked.conversation_id),
        EXISTS (SELECT FROM participants p
@@ -79,7 +84,13 @@ impl Conversations for PostgresStore {
     async fn conversations(&self, ids: &[ConversationId]) -> Result<Vec<Conversation>, StoreError> {
         let ids: Vec<&str> = ids.iter().map(ConversationId::as_str).collect();
         let rows = sqlx::query(CONVERSATIONS).bind(ids).fetch_all(&self.pool).await.map_err(failed)?;
-        rows.iter().map(conversation).collect()
+        rows.iter().map(|row| conversation(row, 0)).collect()
+    }
+
+    async fn sizes(&self, ids: &[ConversationId], most: usize) -> Result<Vec<usize>, StoreError> {
+        let ids: Vec<&str> = ids.iter().map(ConversationId::as_str).collect();
+        let sizes = sqlx::query_scalar(SIZES).bind(ids).bind(columns::limit(most)).fetch_all(&self.pool);
+        Ok(sizes.await.map_err(failed)?.into_iter().map(columns::count).collect())
     }
 
     async fn standings(&self, of: &[(ConversationId, UserId)]) -> Result<Vec<Standing>, StoreError> {
@@ -106,12 +117,13 @@ impl PostgresStore {
     }
 }
 
-fn conversation(row: &PgRow) -> Result<Conversation, StoreError> {
-    let participants: Vec<String> = row.try_get(3).map_err(failed)?;
+/// Reads id, title, time of creation and participants, from a column on.
+pub(super) fn conversation(row: &PgRow, from: usize) -> Result<Conversation, StoreError> {
+    let participants: Vec<String> = row.try_get(from + 3).map_err(failed)?;
     Ok(Conversation {
-        id: columns::conversation(row.try_get(0).map_err(failed)?)?,
-        title: row.try_get(1).map_err(failed)?,
+        id: columns::conversation(row.try_get(from).map_err(failed)?)?,
+        title: row.try_get(from + 1).map_err(failed)?,
         participants: participants.iter().map(|user| columns::user(user)).collect::<Result<_, _>>()?,
-        created_ms: columns::from_column(row.try_get(2).map_err(failed)?),
+        created_ms: columns::from_column(row.try_get(from + 2).map_err(failed)?),
     })
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::{PostgresStore, failed};
 use crate::{
     name::{ConversationId, DeviceId, UserId},
-    store::{Mark, Marks, StoreError, columns},
+    store::{Mark, Marks, Reach, StoreError, columns},
 };
 
 /// Sorted, so that two of these never wait for each other.
@@ -16,17 +16,26 @@ WITH asked AS (
     SELECT * FROM UNNEST($2::text[], $3::text[], $4::bigint[]) WITH ORDINALITY AS a (conversation_id, user_id, seq, n)
 ), moved AS (
     INSERT INTO marks AS m (conversation_id, user_id, mark, seq)
-    SELECT conversation_id, user_id, $1, seq FROM asked WHERE seq > 0 ORDER BY user_id, conversation_id
+    SELECT conversation_id, user_id, $1, seq FROM asked
+    WHERE seq > 0
+      AND EXISTS (SELECT FROM participants p
+                  WHERE p.conversation_id = asked.conversation_id AND p.user_id = asked.user_id)
+      AND NOT EXISTS (SELECT FROM marks r
+                      WHERE r.user_id = asked.user_id AND r.conversation_id = asked.conversation_id
+                        AND r.mark = 'read' AND r.seq >= asked.seq)
+    ORDER BY user_id, conversation_id
     ON CONFLICT (user_id, conversation_id, mark) DO UPDATE SET seq = EXCLUDED.seq WHERE m.seq < EXCLUDED.seq
     RETURNING conversation_id, user_id
 )
 SELECT EXISTS (SELECT FROM moved WHERE (moved.conversation_id, moved.user_id) = (asked.conversation_id, asked.user_id))
 FROM asked ORDER BY asked.n";
 
-const MARKS: &str = "
-SELECT COALESCE((SELECT m.seq FROM marks m
-                 WHERE m.user_id = $1 AND m.conversation_id = asked.id AND m.mark = $2), 0)
-FROM UNNEST($3::text[]) WITH ORDINALITY AS asked (id, n)
+const REACHES: &str = "
+SELECT COALESCE((SELECT m.seq FROM marks m WHERE m.user_id = asked.user_id
+                 AND m.conversation_id = asked.conversation_id AND m.mark = 'delivered'), 0),
+       COALESCE((SELECT m.seq FROM marks m WHERE m.user_id = asked.user_id
+                 AND m.conversation_id = asked.conversation_id AND m.mark = 'read'), 0)
+FROM UNNEST($1::text[], $2::text[]) WITH ORDINALITY AS asked (conversation_id, user_id, n)
 ORDER BY asked.n";
 
 const SAVE_CURSORS: &str = "
@@ -58,10 +67,11 @@ impl Marks for PostgresStore {
         Ok(moved)
     }
 
-    async fn marks(&self, mark: Mark, user: &UserId, of: &[ConversationId]) -> Result<Vec<u64>, StoreError> {
-        let ids: Vec<&str> = of.iter().map(ConversationId::as_str).collect();
-        let marks = sqlx::query_scalar(MARKS).bind(user.as_str()).bind(mark.as_str()).bind(ids).fetch_all(&self.pool);
-        Ok(marks.await.map_err(failed)?.into_iter().map(columns::from_column).collect())
+    async fn reaches(&self, of: &[(ConversationId, UserId)]) -> Result<Vec<Reach>, StoreError> {
+        let (ids, users): (Vec<&str>, Vec<&str>) = of.iter().map(|(id, user)| (id.as_str(), user.as_str())).unzip();
+        let rows = sqlx::query_as(REACHES).bind(ids).bind(users).fetch_all(&self.pool);
+        let rows: Vec<(i64, i64)> = rows.await.map_err(failed)?;
+        Ok(rows.into_iter().map(|(delivered, read)| columns::reach(delivered, read)).collect())
     }
 
     async fn save_cursors(&self, cursors: &[(UserId, DeviceId, String)]) -> Result<(), StoreError> {

@@ -288,7 +288,8 @@ pub(super) async fn look(open: &mut Open, events: &[Event<'_>]) -> Result<Vec<Fo
     Ok(rows.await.map_err(failed)?.into_iter().map(found).collect())
 }
 
-fn record(row: &PgRow) -> Result<Record, StoreError> {
+/// Reads a record from the first ten columns.
+pub(super) fn record(row: &PgRow) -> Result<Record, StoreError> {
     read(row).map_err(failed)
 }
 

@@ -27,6 +27,11 @@ SELECT (SELECT json_group_array(p.conversation_id ORDER BY p.conversation_id)
 FROM json_each(?) AS asked
 ORDER BY asked.key";
 
+const SIZES: &str = "
+SELECT (SELECT count(*) FROM (SELECT 1 FROM participants p WHERE p.conversation_id = asked.value LIMIT ?2))
+FROM json_each(?1) AS asked
+ORDER BY asked.key";
+
 const STANDINGS: &str = "
 SELECT EXISTS (SELECT 1 FROM conversations c WHERE c.id = asked.value ->> 0),
        EXISTS (SELECT 1 FROM participants p
@@ -65,7 +70,12 @@ impl Conversations for SqliteStore {
 
     async fn conversations(&self, ids: &[ConversationId]) -> Result<Vec<Conversation>, StoreError> {
         let rows = sqlx::query(CONVERSATIONS).bind(list(ids)?).fetch_all(&self.readers).await.map_err(failed)?;
-        rows.iter().map(conversation).collect()
+        rows.iter().map(|row| conversation(row, 0)).collect()
+    }
+
+    async fn sizes(&self, ids: &[ConversationId], most: usize) -> Result<Vec<usize>, StoreError> {
+        let sizes = sqlx::query_scalar(SIZES).bind(list(ids)?).bind(columns::limit(most)).fetch_all(&self.readers);
+        Ok(sizes.await.map_err(failed)?.into_iter().map(columns::count).collect())
     }
 
     async fn standings(&self, of: &[(ConversationId, UserId)]) -> Result<Vec<Standing>, StoreError> {
@@ -106,12 +116,13 @@ async fn change(
     Ok(changed.await.map_err(failed)?.rows_affected() > 0)
 }
 
-fn conversation(row: &SqliteRow) -> Result<Conversation, StoreError> {
+/// Reads id, title, time of creation and participants, from a column on.
+pub(super) fn conversation(row: &SqliteRow, from: usize) -> Result<Conversation, StoreError> {
     Ok(Conversation {
-        id: columns::conversation(row.try_get(0).map_err(failed)?)?,
-        title: row.try_get(1).map_err(failed)?,
-        participants: names(row.try_get(3).map_err(failed)?)?,
-        created_ms: columns::from_column(row.try_get(2).map_err(failed)?),
+        id: columns::conversation(row.try_get(from).map_err(failed)?)?,
+        title: row.try_get(from + 1).map_err(failed)?,
+        participants: names(row.try_get(from + 3).map_err(failed)?)?,
+        created_ms: columns::from_column(row.try_get(from + 2).map_err(failed)?),
     })
 }
 

@@ -5,17 +5,24 @@ use async_trait::async_trait;
 use super::{SqliteStore, failed, list};
 use crate::{
     name::{ConversationId, DeviceId, UserId},
-    store::{Mark, Marks, StoreError, columns},
+    store::{Mark, Marks, Reach, StoreError, columns},
 };
 
 const ADVANCE: &str = "
-INSERT INTO marks (mark, conversation_id, user_id, seq) SELECT ?1, ?2, ?3, ?4 WHERE ?4 > 0
+INSERT INTO marks (mark, conversation_id, user_id, seq)
+SELECT ?1, ?2, ?3, ?4
+WHERE ?4 > 0
+  AND EXISTS (SELECT 1 FROM participants WHERE conversation_id = ?2 AND user_id = ?3)
+  AND NOT EXISTS (SELECT 1 FROM marks
+                  WHERE user_id = ?3 AND conversation_id = ?2 AND mark = 'read' AND seq >= ?4)
 ON CONFLICT (user_id, conversation_id, mark) DO UPDATE SET seq = excluded.seq WHERE seq < excluded.seq";
 
-const MARKS: &str = "
-SELECT COALESCE((SELECT m.seq FROM marks m
-                 WHERE m.user_id = ?1 AND m.conversation_id = asked.value AND m.mark = ?2), 0)
-FROM json_each(?3) AS asked
+const REACHES: &str = "
+SELECT COALESCE((SELECT m.seq FROM marks m WHERE m.user_id = asked.value ->> 1
+                 AND m.conversation_id = asked.value ->> 0 AND m.mark = 'delivered'), 0),
+       COALESCE((SELECT m.seq FROM marks m WHERE m.user_id = asked.value ->> 1
+                 AND m.conversation_id = asked.value ->> 0 AND m.mark = 'read'), 0)
+FROM json_each(?) AS asked
 ORDER BY asked.key";
 
 const SAVE_CURSOR: &str = "
@@ -39,10 +46,10 @@ impl Marks for SqliteStore {
         Ok(moved)
     }
 
-    async fn marks(&self, mark: Mark, user: &UserId, of: &[ConversationId]) -> Result<Vec<u64>, StoreError> {
-        let marks = sqlx::query_scalar(MARKS).bind(user.as_str()).bind(mark.as_str()).bind(list(of)?);
-        let marks = marks.fetch_all(&self.readers).await.map_err(failed)?;
-        Ok(marks.into_iter().map(columns::from_column).collect())
+    async fn reaches(&self, of: &[(ConversationId, UserId)]) -> Result<Vec<Reach>, StoreError> {
+        let rows = sqlx::query_as(REACHES).bind(list(of)?).fetch_all(&self.readers);
+        let rows: Vec<(i64, i64)> = rows.await.map_err(failed)?;
+        Ok(rows.into_iter().map(|(delivered, read)| columns::reach(delivered, read)).collect())
     }
 
     async fn save_cursors(&self, cursors: &[(UserId, DeviceId, String)]) -> Result<(), StoreError> {
