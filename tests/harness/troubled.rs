@@ -16,8 +16,8 @@ use everpost_core::{
     position::Position,
     store::{
         Ask, Begun, Conversation, Conversations, Created, DeadLetter, DeadLetters, Death, Decision, Generations,
-        Installation, Job, Jobs, Legacy, Mark, Marks, Messages, NewConversation, NewJob, Redriven, Sieve, Standing,
-        Store, StoreError, Stretch, Tenures, Verdict, Want,
+        Installation, Job, Jobs, Legacy, Mark, Marks, Messages, NewConversation, NewJob, Redriven, Revocation,
+        Revocations, Revoked, Sieve, Standing, Store, StoreError, Stretch, Tenures, Verdict, Want,
     },
 };
 use tokio::sync::Notify;
@@ -254,5 +254,16 @@ impl Marks for Troubled {
 
     async fn cursor(&self, user: &UserId, device: &DeviceId) -> Result<Option<String>, StoreError> {
         self.store.cursor(user, device).await
+    }
+}
+
+#[async_trait]
+impl Revocations for Troubled {
+    async fn revoke(&self, what: &Revoked, until_ms: u64) -> Result<bool, StoreError> {
+        self.store.revoke(what, until_ms).await
+    }
+
+    async fn revocations(&self, after: u64, limit: usize) -> Result<Vec<Revocation>, StoreError> {
+        self.store.revocations(after, limit).await
     }
 }

@@ -13,6 +13,7 @@ mod migrations;
 mod postgres;
 mod priors;
 pub(crate) mod records;
+mod revocations;
 mod sqlite;
 pub(crate) mod stage;
 mod tenures;
