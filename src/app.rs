@@ -116,9 +116,7 @@ impl App {
 fn clients(settings: &Settings) -> anyhow::Result<(TcpListener, GatewayConfig)> {
     let listener = bind(settings.listen, "listen")?;
     let gateway = GatewayConfig {
-        token_secret: settings.token_secret()?,
-        api_key: Some(settings.api_key()?),
-        query_tokens: settings.query_tokens,
+        auth: settings.auth()?,
         allowed_origins: settings.allowed_origins.clone(),
         limits: settings.limits(),
         drain_spread: settings.drain_spread,
@@ -126,10 +124,9 @@ fn clients(settings: &Settings) -> anyhow::Result<(TcpListener, GatewayConfig)> 
     Ok((listener, gateway))
 }
 
-/// The admin listener, and the key it asks for beyond loopback.
+/// The admin listener, and the key it asks for.
 fn admin_listener(settings: &Settings, address: SocketAddr) -> anyhow::Result<(TcpListener, Option<SecretString>)> {
-    let key = if address.ip().is_loopback() { None } else { Some(settings.api_key()?) };
-    Ok((bind(address, "admin-listen")?, key))
+    Ok((bind(address, "admin-listen")?, settings.admin_key()))
 }
 
 fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
