@@ -48,9 +48,8 @@ pub(super) fn mint(
     let claims = Claims { sub: user.to_owned(), exp, role, device_id, device_type: None };
     let rules = settings.token_rules();
     if ttl_seconds > rules.max_lifetime.as_secs() {
-        let most = humantime::format_duration(rules.max_lifetime);
-        let why = format!("the server would refuse a token that lasts longer than max_token_lifetime, {most}");
-        return Err(ConfigError::Unsound(why).into());
+        let why = "the server would refuse a token that lasts longer than max_token_lifetime: ask for less with --ttl";
+        return Err(ConfigError::Unsound(why.to_owned()).into());
     }
     Ok(rules.mint(&settings.token_secret()?, &claims)?)
 }
