@@ -124,9 +124,11 @@ fn clients(settings: &Settings) -> anyhow::Result<(TcpListener, GatewayConfig)> 
     Ok((listener, gateway))
 }
 
-/// The admin listener, and the key it asks for.
+/// The admin listener, and the key it asks for: always if it has one of its own, and beyond loopback in any case.
 fn admin_listener(settings: &Settings, address: SocketAddr) -> anyhow::Result<(TcpListener, Option<SecretString>)> {
-    Ok((bind(address, "admin-listen")?, settings.admin_key()))
+    let is_open = address.ip().is_loopback() && !settings.has_admin_key();
+    let key = if is_open { None } else { Some(settings.admin_key()?) };
+    Ok((bind(address, "admin-listen")?, key))
 }
 
 fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {

@@ -2,6 +2,8 @@
 //!
 //! Flag over environment over file over the embedded default file, which documents every setting.
 
+mod secret;
+
 use std::{
     collections::HashMap,
     env, io,
@@ -19,17 +21,15 @@ use everpost_core::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::{
-    gateway::{
-        Limits,
-        auth::{AuthConfig, TokenRules},
-        jwks::JwksSource,
-    },
-    kept::{self, MIN_SECRET_CHARS},
+use crate::gateway::{
+    Limits,
+    auth::{AuthConfig, TokenRules},
+    jwks::JwksSource,
 };
 
 const DEFAULTS: &str = include_str!("config.default.toml");
 const PREFIX: &str = "EVERPOST_";
+const MIN_SECRET_CHARS: usize = 32;
 /// A ticket stands in addresses, so it must not be good for long.
 const MAX_TICKET_TTL: Duration = Duration::from_secs(300);
 
@@ -176,9 +176,10 @@ impl Settings {
                  or listen on loopback"
             )));
         }
-        if self.admin_listen.is_some_and(|admin| !admin.ip().is_loopback()) && self.admin_key.is_none() {
+        let has_key = self.admin_key.is_some() || self.api_key.is_some();
+        if self.admin_listen.is_some_and(|admin| !admin.ip().is_loopback()) && !has_key {
             return Err(unsound(
-                "an admin listener beyond loopback needs a key of its own: set admin_key (--admin-key)",
+                "an admin listener beyond loopback needs a key: set admin_key (--admin-key), or api_key (--api-key) for both",
             ));
         }
         Ok(())
@@ -209,17 +210,22 @@ impl Settings {
 
     /// The secret that signs tokens: the configured one, or one kept in the data directory.
     pub fn token_secret(&self) -> Result<SecretString, ConfigError> {
-        self.token_secret.clone().map_or_else(|| kept_secret(&self.data_dir, "token-secret"), Ok)
+        self.token_secret.clone().map_or_else(|| secret::kept(&self.data_dir, "token-secret"), Ok)
     }
 
     /// What backends authenticate with: the configured key, or one kept in the data directory.
     pub fn api_key(&self) -> Result<SecretString, ConfigError> {
-        self.api_key.clone().map_or_else(|| kept_secret(&self.data_dir, "api-key"), Ok)
+        self.api_key.clone().map_or_else(|| secret::kept(&self.data_dir, "api-key"), Ok)
     }
 
-    /// What the admin listener asks for; nothing on loopback unless it is set.
-    pub fn admin_key(&self) -> Option<SecretString> {
-        self.admin_key.clone()
+    /// Whether the admin listener has a key of its own.
+    pub fn has_admin_key(&self) -> bool {
+        self.admin_key.is_some()
+    }
+
+    /// What opens the admin listener: its own key, or that of backends.
+    pub fn admin_key(&self) -> Result<SecretString, ConfigError> {
+        self.admin_key.clone().map_or_else(|| self.api_key(), Ok)
     }
 
     /// Where public keys of tokens are, if they are anywhere.
@@ -315,11 +321,6 @@ fn setting_name(line: &str) -> Option<&str> {
 
 fn unsound(why: &str) -> ConfigError {
     ConfigError::Unsound(why.to_owned())
-}
-
-/// A secret nobody configured.
-fn kept_secret(directory: &Path, name: &str) -> Result<SecretString, ConfigError> {
-    kept::secret(directory, name).map_err(|(path, cause)| ConfigError::Secret { path, cause })
 }
 
 #[cfg(test)]

@@ -9,6 +9,5 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod gateway;
-mod kept;
 pub mod shutdown;
 pub mod telemetry;

@@ -45,6 +45,7 @@ pub async fn serve(
     key: Option<SecretString>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
+    let key: guard::Key = key.map(Arc::new);
     let store = admin.ports.store.clone();
     let (dead_letters, revocations) = (dead_letters::routes(store.clone()), revocations::routes(store));
     let admin = Arc::new(admin);
@@ -62,7 +63,7 @@ pub async fn serve(
         .merge(dead_letters)
         .merge(revocations)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(key.map(Arc::new), guard::guard));
+        .layer(middleware::from_fn_with_state(key, guard::guard));
     axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 

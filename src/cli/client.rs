@@ -57,7 +57,7 @@ pub(super) struct AdminArgs {
 /// The admin listener of a running process.
 pub(super) struct AdminServer {
     url: Url,
-    key: Option<SecretString>,
+    key: SecretString,
     http: reqwest::Client,
 }
 
@@ -66,7 +66,7 @@ impl AdminArgs {
         let settings = flags.settings()?;
         let listener = settings.admin_listen.unwrap_or(ADMIN);
         let url = self.url.map_or_else(|| Url::parse(&format!("http://{listener}")), Ok)?;
-        Ok(AdminServer { url, key: settings.admin_key(), http: reqwest::Client::new() })
+        Ok(AdminServer { url, key: settings.admin_key()?, http: reqwest::Client::new() })
     }
 }
 
@@ -83,10 +83,7 @@ impl AdminServer {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let mut request = self.http.request(method, url);
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key.expose_secret());
-        }
+        let mut request = self.http.request(method, url).bearer_auth(self.key.expose_secret());
         if let Some(body) = body {
             request = request.json(&body);
         }

@@ -1,21 +1,15 @@
-//! Secrets that nobody configured: made once, and kept in the data directory where only its owner can read them.
+//! Secrets nobody configured: made once and kept in the data directory.
 
-use std::{
-    fs, io,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
 use secrecy::SecretString;
 
-/// The least a secret may have.
-pub(crate) const MIN_SECRET_CHARS: usize = 32;
+use super::{ConfigError, MIN_SECRET_CHARS};
 
-/// Reads a secret from the directory, or makes one there; the error comes with the file it is about.
-pub(crate) fn secret(directory: &Path, name: &str) -> Result<SecretString, (PathBuf, io::Error)> {
+/// Reads a secret from the directory, or makes one there that only its owner can read.
+pub(super) fn kept(directory: &Path, name: &str) -> Result<SecretString, ConfigError> {
     let path = directory.join(name);
-    read_or_make(directory, &path).map(Into::into).map_err(|cause| (path, cause))
+    read_or_make(directory, &path).map(Into::into).map_err(|cause| ConfigError::Secret { path, cause })
 }
 
 fn read_or_make(directory: &Path, path: &Path) -> io::Result<String> {
@@ -43,8 +37,8 @@ mod tests {
     fn generated_secrets_are_kept_and_private() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().expect("a folder");
-        let first = secret(folder.path(), "token-secret").expect("made");
-        let again = secret(folder.path(), "token-secret").expect("read");
+        let first = kept(folder.path(), "token-secret").expect("made");
+        let again = kept(folder.path(), "token-secret").expect("read");
         assert_eq!(first.expose_secret(), again.expose_secret());
         let mode = fs::metadata(folder.path().join("token-secret")).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
