@@ -14,13 +14,13 @@ async fn refresh(client: &mut Client, token: &str) -> Value {
 
 async fn a_connection_goes_on_with_another_token(app: App) {
     app.conversation("room", &["alice"]).await;
-    let mut alice = app.open("/v1/ws", Some(&token(&claims("alice", 2)))).await;
+    let mut alice = app.open("/v1/ws", Some(&token(&claims("alice", 4)))).await;
     alice.greeted().await;
     let exp = now() + 3_600;
     let renewed = refresh(&mut alice, &signed(&json!({"sub": "alice", "exp": exp, "role": "agent"}))).await;
     assert_eq!(renewed["event"], "ack", "{renewed}");
     assert!(renewed["data"]["expires_at"].is_string(), "{renewed}");
-    tokio::time::sleep(std::time::Duration::from_secs(4)).await; // until the first one has run out
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await; // until the first one has run out
     alice.text("room", "still here").await;
     let message = alice.next_event("new_message").await;
     assert_eq!(message["data"]["sender_type"], "agent", "the new token's role counts: {message}");
