@@ -116,9 +116,7 @@ impl App {
 fn clients(settings: &Settings) -> anyhow::Result<(TcpListener, GatewayConfig)> {
     let listener = bind(settings.listen, "listen")?;
     let gateway = GatewayConfig {
-        token_secret: settings.token_secret()?,
-        api_key: Some(settings.api_key()?),
-        query_tokens: settings.query_tokens,
+        auth: settings.auth()?,
         allowed_origins: settings.allowed_origins.clone(),
         limits: settings.limits(),
         drain_spread: settings.drain_spread,
@@ -126,9 +124,10 @@ fn clients(settings: &Settings) -> anyhow::Result<(TcpListener, GatewayConfig)> 
     Ok((listener, gateway))
 }
 
-/// The admin listener, and the key it asks for beyond loopback.
+/// The admin listener, and the key it asks for: always if it has one of its own, and beyond loopback in any case.
 fn admin_listener(settings: &Settings, address: SocketAddr) -> anyhow::Result<(TcpListener, Option<SecretString>)> {
-    let key = if address.ip().is_loopback() { None } else { Some(settings.api_key()?) };
+    let is_open = address.ip().is_loopback() && !settings.has_admin_key();
+    let key = if is_open { None } else { Some(settings.admin_key()?) };
     Ok((bind(address, "admin-listen")?, key))
 }
 

@@ -2,13 +2,13 @@
 //!
 //! Flag over environment over file over the embedded default file, which documents every setting.
 
+mod secret;
+
 use std::{
     collections::HashMap,
-    env, fs, io,
-    io::Write,
+    env, io,
     net::SocketAddr,
     num::{NonZeroU32, NonZeroU64},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,11 +21,17 @@ use everpost_core::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use crate::gateway::Limits;
+use crate::gateway::{
+    Limits,
+    auth::{AuthConfig, TokenRules},
+    jwks::JwksSource,
+};
 
 const DEFAULTS: &str = include_str!("config.default.toml");
 const PREFIX: &str = "EVERPOST_";
 const MIN_SECRET_CHARS: usize = 32;
+/// A ticket stands in addresses, so it must not be good for long.
+const MAX_TICKET_TTL: Duration = Duration::from_secs(300);
 
 /// What is wrong with the settings; the text says what to change.
 #[derive(Debug, thiserror::Error)]
@@ -81,9 +87,16 @@ pub struct Settings {
     partitions: u16,
     durability: DurabilitySetting,
     token_secret: Option<SecretString>,
+    jwks: Option<String>,
+    token_audience: Option<String>,
+    token_issuer: Option<String>,
+    #[serde(with = "humantime_serde")]
+    max_token_lifetime: Duration,
     api_key: Option<SecretString>,
-    /// Whether `?token=` is taken.
-    pub query_tokens: bool,
+    admin_key: Option<SecretString>,
+    query_tokens: bool,
+    #[serde(with = "humantime_serde")]
+    ticket_ttl: Duration,
     /// Pages that may connect.
     pub allowed_origins: Vec<String>,
     /// How log lines look.
@@ -144,7 +157,13 @@ impl Settings {
         if self.heartbeat_timeout <= self.heartbeat {
             return Err(unsound("heartbeat_timeout must be longer than heartbeat"));
         }
-        for (name, secret) in [("token_secret", &self.token_secret), ("api_key", &self.api_key)] {
+        self.jwks()?;
+        if self.ticket_ttl.is_zero() || self.ticket_ttl > MAX_TICKET_TTL {
+            return Err(unsound("ticket_ttl must be more than nothing and at most 5m"));
+        }
+        for (name, secret) in
+            [("token_secret", &self.token_secret), ("api_key", &self.api_key), ("admin_key", &self.admin_key)]
+        {
             if secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < MIN_SECRET_CHARS) {
                 return Err(unsound(&format!(
                     "{name} is too short to be safe: give at least {MIN_SECRET_CHARS} characters"
@@ -158,8 +177,11 @@ impl Settings {
                  or listen on loopback"
             )));
         }
-        if self.admin_listen.is_some_and(|admin| !admin.ip().is_loopback()) && self.api_key.is_none() {
-            return Err(unsound("an admin listener beyond loopback needs an API key: set api_key (--api-key)"));
+        let has_key = self.admin_key.is_some() || self.api_key.is_some();
+        if self.admin_listen.is_some_and(|admin| !admin.ip().is_loopback()) && !has_key {
+            return Err(unsound(
+                "an admin listener beyond loopback needs a key: set admin_key (--admin-key), or api_key (--api-key) for both",
+            ));
         }
         Ok(())
     }
@@ -189,12 +211,45 @@ impl Settings {
 
     /// The secret that signs tokens: the configured one, or one kept in the data directory.
     pub fn token_secret(&self) -> Result<SecretString, ConfigError> {
-        self.token_secret.clone().map_or_else(|| kept_secret(&self.data_dir, "token-secret"), Ok)
+        self.token_secret.clone().map_or_else(|| secret::kept(&self.data_dir, "token-secret"), Ok)
     }
 
     /// What backends authenticate with: the configured key, or one kept in the data directory.
     pub fn api_key(&self) -> Result<SecretString, ConfigError> {
-        self.api_key.clone().map_or_else(|| kept_secret(&self.data_dir, "api-key"), Ok)
+        self.api_key.clone().map_or_else(|| secret::kept(&self.data_dir, "api-key"), Ok)
+    }
+
+    /// Whether the admin listener has a key of its own.
+    pub fn has_admin_key(&self) -> bool {
+        self.admin_key.is_some()
+    }
+
+    /// What opens the admin listener: its own key, or that of backends.
+    pub fn admin_key(&self) -> Result<SecretString, ConfigError> {
+        self.admin_key.clone().map_or_else(|| self.api_key(), Ok)
+    }
+
+    /// Where public keys of tokens are, if they are anywhere.
+    pub fn jwks(&self) -> Result<Option<JwksSource>, ConfigError> {
+        self.jwks.as_deref().map(JwksSource::parse).transpose().map_err(unsound)
+    }
+
+    /// What tokens must say.
+    pub fn token_rules(&self) -> TokenRules {
+        let (audience, issuer) = (self.token_audience.clone(), self.token_issuer.clone());
+        TokenRules { audience, issuer, max_lifetime: self.max_token_lifetime }
+    }
+
+    /// What callers authenticate with.
+    pub fn auth(&self) -> Result<AuthConfig, ConfigError> {
+        Ok(AuthConfig {
+            token_secret: self.token_secret()?,
+            jwks: self.jwks()?,
+            rules: self.token_rules(),
+            api_key: Some(self.api_key()?),
+            query_tokens: self.query_tokens,
+            ticket_ttl: self.ticket_ttl,
+        })
     }
 
     /// Whether the secret was generated, so that this is somebody's first try.
@@ -232,7 +287,7 @@ pub fn effective(file: Option<&Path>, flags: &[(&str, Option<String>)]) -> Resul
 }
 
 fn mask(name: &str, value: &serde_json::Value) -> String {
-    let secret = ["token_secret", "api_key", "redis_url", "database_url"].contains(&name);
+    let secret = ["token_secret", "api_key", "admin_key", "redis_url", "database_url"].contains(&name);
     if secret { "\"********\"".to_owned() } else { value.to_string() }
 }
 
@@ -268,27 +323,6 @@ fn setting_name(line: &str) -> Option<&str> {
 
 fn unsound(why: &str) -> ConfigError {
     ConfigError::Unsound(why.to_owned())
-}
-
-/// Reads a secret from the directory, or makes one there that only its owner can read.
-fn kept_secret(directory: &Path, name: &str) -> Result<SecretString, ConfigError> {
-    let path = directory.join(name);
-    read_or_make(directory, &path).map(Into::into).map_err(|cause| ConfigError::Secret { path, cause })
-}
-
-fn read_or_make(directory: &Path, path: &Path) -> io::Result<String> {
-    match fs::read_to_string(path) {
-        Ok(secret) if secret.trim().len() >= MIN_SECRET_CHARS => return Ok(secret.trim().to_owned()),
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "the file holds no usable secret; remove it")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    fs::create_dir_all(directory)?;
-    let secret = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(secret.as_bytes())?;
-    file.sync_all()?;
-    Ok(secret)
 }
 
 #[cfg(test)]
@@ -334,7 +368,10 @@ mod tests {
     #[test]
     fn unsafe_settings_are_refused_with_a_remedy() {
         assert!(refusal(&[("listen", "0.0.0.0:8080")]).contains("--token-secret"));
-        assert!(refusal(&[("admin_listen", "0.0.0.0:8081")]).contains("--api-key"));
+        assert!(refusal(&[("admin_listen", "0.0.0.0:8081")]).contains("--admin-key"));
+        assert!(refusal(&[("jwks", "http://id.example/keys")]).contains("https"));
+        assert!(refusal(&[("ticket_ttl", "1h")]).contains("ticket_ttl"));
+        assert!(refusal(&[("admin_key", "short")]).contains("32 characters"));
         assert!(refusal(&[("token_secret", "short")]).contains("32 characters"));
         assert!(refusal(&[("heartbeat", "90s")]).contains("longer"));
         assert!(refusal(&[("durability", "maybe")]).contains("durability"));
@@ -342,20 +379,9 @@ mod tests {
     }
 
     #[test]
-    fn generated_secrets_are_kept_and_private() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().expect("a folder");
-        let first = kept_secret(folder.path(), "token-secret").expect("made");
-        let again = kept_secret(folder.path(), "token-secret").expect("read");
-        assert_eq!(first.expose_secret(), again.expose_secret());
-        let mode = fs::metadata(folder.path().join("token-secret")).expect("there").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
     fn every_setting_is_in_the_default_file() {
         let known: Vec<&str> = DEFAULTS.lines().filter_map(setting_name).collect();
         assert!(known.contains(&"token_secret") && known.contains(&"heartbeat"));
-        assert_eq!(known.len(), 28, "{known:?}");
+        assert_eq!(known.len(), 34, "{known:?}");
     }
 }

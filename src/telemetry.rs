@@ -6,7 +6,8 @@ use prometheus_client::{
     metrics::{family::Family, gauge::Gauge},
     registry::Registry,
 };
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::{EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::config::LogFormat;
 
@@ -14,13 +15,20 @@ use crate::config::LogFormat;
 pub fn start(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).map_err(|error| anyhow::anyhow!("log = {filter:?}: {error}"))?;
     let colours = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let lines = lines.with_ansi(colours);
-    let started = match format {
-        LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().try_init(),
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(colours);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().boxed(),
     };
+    let lines = lines.with_filter(filter).with_filter(filter_fn(is_discreet));
+    let started = tracing_subscriber::registry().with(lines).try_init();
     started.map_err(|error| anyhow::anyhow!("starting the log: {error}"))
+}
+
+/// Our own lines never show a secret or what people write. Libraries promise no such thing: when they are talkative,
+/// those for sockets show whole frames, with the tokens in their heads. So they are heard only when something happens.
+fn is_discreet(line: &Metadata<'_>) -> bool {
+    line.target().starts_with("everpost") || *line.level() <= Level::INFO
 }
 
 /// A registry that tells at least which version this is.

@@ -2,6 +2,8 @@
 
 /// What the admin listener tells.
 mod admin;
+/// No secret and no payload is where it must not be.
+mod canaries;
 /// What people see who use the command line.
 mod cli;
 /// The deployment with containers says what the program understands.
@@ -23,6 +25,8 @@ mod harness;
 mod holes;
 /// One bad event among many costs nobody else anything.
 mod poison;
+/// The checklist of docs/security.md, and what of it has no better place.
+mod security;
 /// What must not be where.
 mod tidy;
 /// The steps of the roles, called one by one.

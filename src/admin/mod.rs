@@ -1,26 +1,28 @@
 //! The admin listener: health, metrics, status and dead letters, apart from what clients reach.
 
 pub mod dead_letters;
+mod guard;
+pub mod revocations;
 pub mod status;
 
 use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::State,
-    http::{HeaderMap, StatusCode, header},
-    middleware::{self, Next},
+    extract::{DefaultBodyLimit, State},
+    http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
 use everpost_workers::{Ports, Pressure};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use crate::gateway::auth::is_same_secret;
-
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Far more than anybody has to say here.
+const MAX_BODY_BYTES: usize = 16 * 1_024;
 
 /// What the admin listener tells about.
 pub struct Admin {
@@ -43,15 +45,25 @@ pub async fn serve(
     key: Option<SecretString>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let (dead_letters, admin) = (dead_letters::routes(admin.ports.store.clone()), Arc::new(admin));
+    let key: guard::Key = key.map(Arc::new);
+    let store = admin.ports.store.clone();
+    let (dead_letters, revocations) = (dead_letters::routes(store.clone()), revocations::routes(store));
+    let admin = Arc::new(admin);
     let routes = Router::new()
-        .route("/", get(|| async { "Everpost admin: /metrics, /healthz, /v1/admin/status, /v1/admin/dead-letters\n" }))
+        .route(
+            "/",
+            get(|| async {
+                "Everpost admin: /metrics, /healthz, /v1/admin/status, /v1/admin/dead-letters, /v1/admin/revocations\n"
+            }),
+        )
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics))
         .route("/v1/admin/status", get(status::get_status))
         .with_state(admin)
         .merge(dead_letters)
-        .layer(middleware::from_fn_with_state(key.map(Arc::new), guard));
+        .merge(revocations)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn_with_state(key, guard::guard));
     axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
@@ -61,15 +73,4 @@ async fn metrics(State(admin): State<Shared>) -> Response {
         Ok(()) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
-}
-
-async fn guard(
-    State(key): State<Option<Arc<SecretString>>>,
-    headers: HeaderMap,
-    request: axum::extract::Request,
-    next: Next,
-) -> Response {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    let open = key.is_none_or(|key| given.is_some_and(|given| is_same_secret(given, key.expose_secret())));
-    if open { next.run(request).await } else { StatusCode::UNAUTHORIZED.into_response() }
 }

@@ -9,7 +9,7 @@ use everpost_core::{
 use secrecy::SecretString;
 
 use super::{explain, flags::Flags};
-use crate::config::EngineSettings;
+use crate::{config::EngineSettings, gateway::jwks::JwksSource};
 
 /// Fewer open files than this are too few for a gateway with its default limits.
 const ENOUGH_FILES: u64 = 4_096;
@@ -32,7 +32,8 @@ impl Finding {
 }
 
 pub(super) async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
-    let mut findings = match flags.settings()?.engine()? {
+    let settings = flags.settings()?;
+    let mut findings = match settings.engine()? {
         EngineSettings::Embedded { data_dir, .. } => sqlite(&data_dir.join("store.db")).await,
         EngineSettings::Distributed { log, database_url } => {
             let mut findings = redis(&log).await;
@@ -40,6 +41,9 @@ pub(super) async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             findings
         }
     };
+    if let Some(source) = settings.jwks()? {
+        findings.push(jwks(&source).await);
+    }
     findings.push(open_files());
     for Finding { subject, fine, words } in &findings {
         println!("{} {subject:<10} {words}", if *fine { "ok  " } else { "FIX " });
@@ -100,6 +104,14 @@ async fn sqlite(path: &std::path::Path) -> Vec<Finding> {
             vec![Finding::fine("database", format!("SQLite {}, {} journal", report.version, report.journal_mode))]
         }
         Err(error) => vec![Finding::wrong("database", explain(&error.into()))],
+    }
+}
+
+/// Whether the public keys of tokens can be had from here.
+async fn jwks(source: &JwksSource) -> Finding {
+    match source.look().await {
+        Ok(keys) => Finding::fine("jwks", format!("{keys} keys that tokens can be signed with")),
+        Err(error) => Finding::wrong("jwks", explain(&error.into())),
     }
 }
 

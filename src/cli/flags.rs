@@ -36,6 +36,12 @@ pub(super) struct Flags {
     /// What backends authenticate with; better given in the environment
     #[arg(long, global = true, value_name = "KEY")]
     api_key: Option<String>,
+    /// What opens the admin listener; better given in the environment [default: the API key, nothing on loopback]
+    #[arg(long, global = true, value_name = "KEY")]
+    admin_key: Option<String>,
+    /// Public keys of tokens: a JWKS file or an https address
+    #[arg(long, global = true, value_name = "PATH|URL")]
+    jwks: Option<String>,
     /// Connections of this instance [default: 1000]
     #[arg(long, global = true, value_name = "N")]
     max_connections: Option<String>,
@@ -65,7 +71,7 @@ impl Flags {
         crate::config::effective(self.config.as_deref(), &self.overrides())
     }
 
-    fn overrides(&self) -> [(&'static str, Option<String>); 14] {
+    fn overrides(&self) -> [(&'static str, Option<String>); 16] {
         [
             ("listen", self.listen.clone()),
             ("admin_listen", self.admin_listen.clone()),
@@ -75,6 +81,8 @@ impl Flags {
             ("durability", self.durability.clone()),
             ("token_secret", self.token_secret.clone()),
             ("api_key", self.api_key.clone()),
+            ("admin_key", self.admin_key.clone()),
+            ("jwks", self.jwks.clone()),
             ("max_connections", self.max_connections.clone()),
             ("max_connections_per_user", self.max_connections_per_user.clone()),
             ("max_connections_per_address", self.max_connections_per_address.clone()),

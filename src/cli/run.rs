@@ -49,6 +49,7 @@ async fn run(flags: &Flags, plan: Plan, welcomes: bool) -> anyhow::Result<()> {
     telemetry::start(settings.log_format, &settings.log)?;
     let stop = CancellationToken::new();
     shutdown::on_signals(stop.clone())?;
+    tracing::debug!(filter = settings.log, "log lines are written");
     let roles: Vec<String> = plan.roles.iter().map(ToString::to_string).collect();
     let app = App::open(&settings, plan.clone()).await?;
     tracing::info!(

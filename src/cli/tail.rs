@@ -40,8 +40,7 @@ pub(super) async fn run(flags: &Flags, args: TailArgs) -> anyhow::Result<()> {
     }
     let bearer = match &args.user {
         Some(user) => {
-            let secret = flags.settings()?.token_secret()?;
-            format!("Bearer {}", token::mint(&secret, user, TTL_SECONDS, None, None)?)
+            format!("Bearer {}", token::mint(&flags.settings()?, user, TTL_SECONDS, None, None)?)
         }
         None => server.bearer(),
     };

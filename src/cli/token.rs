@@ -5,10 +5,12 @@ use everpost_core::{
     clock::now_ms,
     name::{DeviceId, UserId},
 };
-use secrecy::SecretString;
 
 use super::flags::Flags;
-use crate::gateway::auth::{self, Claims};
+use crate::{
+    config::{ConfigError, Settings},
+    gateway::auth::Claims,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct TokenArgs {
@@ -27,22 +29,27 @@ pub(super) struct TokenArgs {
 }
 
 pub(super) fn run(flags: &Flags, args: &TokenArgs) -> anyhow::Result<()> {
-    let secret = flags.settings()?.token_secret()?;
+    let settings = flags.settings()?;
     UserId::new(&args.user)?;
     args.device.as_ref().map(DeviceId::new).transpose()?;
-    let token = mint(&secret, &args.user, args.ttl.as_secs(), args.role.clone(), args.device.clone())?;
+    let token = mint(&settings, &args.user, args.ttl.as_secs(), args.role.clone(), args.device.clone())?;
     println!("{token}");
     Ok(())
 }
 
 pub(super) fn mint(
-    secret: &SecretString,
+    settings: &Settings,
     user: &str,
     ttl_seconds: u64,
     role: Option<String>,
     device_id: Option<String>,
 ) -> anyhow::Result<String> {
-    let exp = now_ms() / 1_000 + ttl_seconds;
+    let exp = (now_ms() / 1_000).saturating_add(ttl_seconds);
     let claims = Claims { sub: user.to_owned(), exp, role, device_id, device_type: None };
-    Ok(auth::mint(secret, &claims)?)
+    let rules = settings.token_rules();
+    if ttl_seconds > rules.max_lifetime.as_secs() {
+        let why = "the server would refuse a token that lasts longer than max_token_lifetime: ask for less with --ttl";
+        return Err(ConfigError::Unsound(why.to_owned()).into());
+    }
+    Ok(rules.mint(&settings.token_secret()?, &claims)?)
 }

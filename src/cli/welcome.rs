@@ -25,8 +25,7 @@ const DEMO_TTL_SECONDS: u64 = 7 * 24 * 3_600;
 pub(super) async fn print(settings: &Settings, app: &App) -> anyhow::Result<()> {
     let Some(address) = app.address() else { return Ok(()) };
     create_demo(app).await?;
-    let secret = settings.token_secret()?;
-    let tokens = PEOPLE.map(|user| token::mint(&secret, user, DEMO_TTL_SECONDS, None, None));
+    let tokens = PEOPLE.map(|user| token::mint(settings, user, DEMO_TTL_SECONDS, None, None));
     let [alice, bob] = tokens;
     let (alice, bob) = (alice?, bob?);
     let link = |token: &str| format!("http://{address}/#token={token}&conversation={DEMO}");

@@ -1,85 +1,116 @@
-//! Who is calling: a person with a token, or a backend with the API key.
+//! Who is calling: a person with a token or a ticket, or a backend with the API key.
+
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, header};
 use everpost_core::name::{DeviceId, UserId};
-use jsonwebtoken::{
-    Algorithm, DecodingKey, EncodingKey, Header, Validation,
-    errors::{Error, ErrorKind},
-};
+use jsonwebtoken::{Algorithm, DecodingKey};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::error::ApiError;
+pub(crate) use super::claims::is_token_id;
+pub use super::claims::{Claims, TokenRules, mint};
+use super::{
+    claims::{Checked, Grant},
+    error::ApiError,
+    jwks::{JwksSource, Keyring},
+    revocations::Revocations,
+    tickets::Tickets,
+};
 
-/// Clocks may differ by this much.
-const LEEWAY_SECONDS: u64 = 5;
 const MAX_TOKEN_BYTES: usize = 4_096;
 const PROTOCOL: &str = "everpost.v1";
 
-/// What a token says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Claims {
-    /// The user.
-    pub sub: String,
-    /// When it runs out, seconds since the epoch.
-    pub exp: u64,
-    /// Becomes `sender_type`; `user` if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub role: Option<String>,
-    /// The device, if it wants a cursor kept for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device_id: Option<String>,
-    /// `ios`, `web`, …
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device_type: Option<String>,
+/// What callers authenticate with.
+pub struct AuthConfig {
+    /// Checks tokens that are signed with HS256.
+    pub token_secret: SecretString,
+    /// Where the keys are that others are signed with.
+    pub jwks: Option<JwksSource>,
+    /// What tokens must say.
+    pub rules: TokenRules,
+    /// What backends authenticate with; without one nobody is a backend.
+    pub api_key: Option<SecretString>,
+    /// Whether `?token=` is taken.
+    pub query_tokens: bool,
+    /// For how long a ticket is good.
+    pub ticket_ttl: std::time::Duration,
 }
 
 /// Who a request comes from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Principal {
     pub(crate) user: UserId,
     pub(crate) sender_type: String,
     pub(crate) device: Option<DeviceId>,
-    /// Seconds since the epoch; never for a backend.
-    pub(crate) expires: u64,
+    /// What its token granted.
+    pub(crate) grant: Grant,
     /// May read anything and publish for anybody.
     pub(crate) is_backend: bool,
 }
 
+/// What a caller showed, not looked at yet.
+pub(crate) enum Credential {
+    /// A token, or the API key.
+    Bearer(SecretString),
+    /// A ticket.
+    Ticket(SecretString),
+    /// Nothing.
+    Nothing,
+}
+
 /// Checks credentials. The keys it holds cannot be printed.
 pub(crate) struct Authenticator {
-    decoding: DecodingKey,
-    validation: Validation,
+    secret: DecodingKey,
+    keyring: Option<Arc<Keyring>>,
+    rules: TokenRules,
     api_key: Option<SecretString>,
     query_tokens: bool,
+    revocations: Arc<Revocations>,
+    pub(super) tickets: Tickets,
 }
 
 impl Authenticator {
-    pub(crate) fn new(secret: &SecretString, api_key: Option<SecretString>, query_tokens: bool) -> Self {
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = LEEWAY_SECONDS;
-        validation.validate_nbf = true;
-        validation.validate_aud = false;
-        validation.set_required_spec_claims(&["exp", "sub"]);
-        let decoding = DecodingKey::from_secret(secret.expose_secret().as_bytes());
-        Self { decoding, validation, api_key, query_tokens }
+    pub(crate) fn new(config: AuthConfig, revocations: Arc<Revocations>, tickets: Tickets) -> Self {
+        let AuthConfig { token_secret, jwks, rules, api_key, query_tokens, .. } = config;
+        let secret = DecodingKey::from_secret(token_secret.expose_secret().as_bytes());
+        let keyring = jwks.map(Keyring::new).map(Arc::new);
+        Self { secret, keyring, rules, api_key, query_tokens, revocations, tickets }
+    }
+
+    /// The public keys, if there are any to be read now and then.
+    pub(crate) fn keyring(&self) -> Option<Arc<Keyring>> {
+        self.keyring.clone()
     }
 
     /// The caller of an HTTP request.
-    pub(crate) fn request(&self, headers: &HeaderMap) -> Result<Principal, ApiError> {
+    pub(crate) async fn request(&self, headers: &HeaderMap) -> Result<Principal, ApiError> {
         let bearer = bearer(headers).ok_or(ApiError::Unauthenticated("send Authorization: Bearer <token>"))?;
-        self.credential(bearer)
+        self.bearer(bearer).await
     }
 
-    /// The caller of an upgrade: header, subprotocol pair, or query.
-    pub(crate) fn upgrade(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Principal, ApiError> {
-        let query = query.filter(|_| self.query_tokens);
-        let credential = bearer(headers).or_else(|| subprotocol_token(headers)).or(query);
-        self.credential(credential.ok_or(ApiError::Unauthenticated("no token was sent"))?)
+    /// What the caller of an upgrade or an event stream shows: header, subprotocol pair, or query. Whoever sends
+    /// several is taken at the first.
+    pub(crate) fn shown(&self, headers: &HeaderMap, token: Option<&str>, ticket: Option<&str>) -> Credential {
+        let token = token.filter(|_| self.query_tokens);
+        match (bearer(headers).or_else(|| subprotocol_token(headers)).or(token), ticket) {
+            (Some(bearer), _) => Credential::Bearer(bearer.into()),
+            (None, Some(ticket)) => Credential::Ticket(ticket.into()),
+            (None, None) => Credential::Nothing,
+        }
     }
 
-    fn credential(&self, credential: &str) -> Result<Principal, ApiError> {
-        if self.is_api_key(credential) { Ok(Principal::backend()) } else { self.token(credential) }
+    /// Who shows it. A ticket is used up by this.
+    pub(crate) async fn authenticate(&self, credential: &Credential) -> Result<Principal, ApiError> {
+        match credential {
+            Credential::Bearer(bearer) => self.bearer(bearer.expose_secret()).await,
+            Credential::Ticket(ticket) => self.sound(self.tickets.redeem(ticket.expose_secret()).await?),
+            Credential::Nothing => Err(ApiError::Unauthenticated("no token was sent")),
+        }
+    }
+
+    async fn bearer(&self, credential: &str) -> Result<Principal, ApiError> {
+        if self.is_api_key(credential) { Ok(Principal::backend()) } else { self.token(credential).await }
     }
 
     fn is_api_key(&self, credential: &str) -> bool {
@@ -87,35 +118,57 @@ impl Authenticator {
         key.is_some_and(|key| is_same_secret(key, credential))
     }
 
-    fn token(&self, token: &str) -> Result<Principal, ApiError> {
+    /// The caller whom a token names.
+    pub(crate) async fn token(&self, token: &str) -> Result<Principal, ApiError> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(ApiError::Unauthenticated("the token is too long"));
         }
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation).map_err(refused)?.claims;
-        let user = UserId::new(&claims.sub).map_err(|_| ApiError::Unauthenticated("sub is not a user id"))?;
-        let device = claims.device_id.map(DeviceId::new).transpose();
-        let device = device.map_err(|_| ApiError::Unauthenticated("device_id is not a name"))?;
-        let sender_type = claims.role.filter(|role| !role.is_empty() && role.len() <= 32);
-        let sender_type = sender_type.unwrap_or_else(|| "user".to_owned());
-        Ok(Principal { user, sender_type, device, expires: claims.exp, is_backend: false })
+        self.sound(Principal::of(self.check(token).await?)?)
+    }
+
+    /// HS256 is for the secret and everything else for the public keys, so that neither is ever used as the other.
+    async fn check(&self, token: &str) -> Result<Checked, ApiError> {
+        const FOREIGN: ApiError = ApiError::Unauthenticated("the token is not one of ours");
+        let header = jsonwebtoken::decode_header(token).map_err(|_| FOREIGN)?;
+        if header.alg == Algorithm::HS256 {
+            return self.rules.check(token, &self.secret, Algorithm::HS256);
+        }
+        let keyring = self.keyring.as_ref().ok_or(FOREIGN)?;
+        let key = keyring.find(&header).await?.ok_or(FOREIGN)?;
+        self.rules.check(token, &key.decoding, key.algorithm)
+    }
+
+    /// The same caller, unless what it was granted has ended.
+    fn sound(&self, principal: Principal) -> Result<Principal, ApiError> {
+        if principal.grant.has_expired() {
+            return Err(ApiError::Unauthenticated("the token has expired"));
+        }
+        if self.revocations.cover(&principal.user, &principal.grant) {
+            return Err(ApiError::Unauthenticated("the token was revoked"));
+        }
+        Ok(principal)
     }
 }
 
 impl Principal {
     fn backend() -> Self {
-        let user = UserId::new("system").unwrap_or_else(|_| unreachable!("a valid name"));
-        Self { user, sender_type: "system".to_owned(), device: None, expires: u64::MAX, is_backend: true }
+        let user = UserId::new(UserId::SYSTEM).unwrap_or_else(|_| unreachable!("a valid name"));
+        Self { user, sender_type: "system".to_owned(), device: None, grant: Grant::FOREVER, is_backend: true }
+    }
+
+    fn of(claims: Checked) -> Result<Self, ApiError> {
+        let grant = claims.grant();
+        let user = UserId::new(&claims.sub).map_err(|_| ApiError::Unauthenticated("sub is not a user id"))?;
+        let device = claims.device_id.map(DeviceId::new).transpose();
+        let device = device.map_err(|_| ApiError::Unauthenticated("device_id is not a name"))?;
+        let sender_type = claims.role.filter(|role| !role.is_empty() && role.len() <= 32);
+        let sender_type = sender_type.unwrap_or_else(|| "user".to_owned());
+        Ok(Self { user, sender_type, device, grant, is_backend: false })
     }
 
     pub(crate) fn require_backend(&self) -> Result<(), ApiError> {
         if self.is_backend { Ok(()) } else { Err(ApiError::Forbidden("this needs the API key")) }
     }
-}
-
-/// Makes a token with the secret that [`Authenticator`] checks.
-pub fn mint(secret: &SecretString, claims: &Claims) -> Result<String, Error> {
-    let key = EncodingKey::from_secret(secret.expose_secret().as_bytes());
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key)
 }
 
 /// The subprotocol to confirm, if the client offered ours.
@@ -141,15 +194,6 @@ fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     offers.flat_map(|offer| offer.split(',')).map(str::trim)
 }
 
-fn refused(error: Error) -> ApiError {
-    ApiError::Unauthenticated(match error.kind() {
-        ErrorKind::ExpiredSignature => "the token has expired",
-        ErrorKind::ImmatureSignature => "the token is not valid yet",
-        ErrorKind::MissingRequiredClaim(_) => "the token lacks sub or exp",
-        _ => "the token is not one of ours",
-    })
-}
-
 /// Takes as long for a near miss as for a far one.
 pub fn is_same_secret(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.bytes().zip(b.bytes()).fold(0, |difference, (x, y)| difference | (x ^ y)) == 0
@@ -158,75 +202,33 @@ pub fn is_same_secret(a: &str, b: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
-    use everpost_core::clock::now_ms;
 
     use super::*;
-
-    fn secret() -> SecretString {
-        SecretString::from("a-secret-of-at-least-thirty-two-bytes")
-    }
-
-    fn authenticator() -> Authenticator {
-        Authenticator::new(&secret(), Some(SecretString::from("the-api-key")), true)
-    }
-
-    fn claims(exp: u64) -> Claims {
-        Claims { sub: "alice".into(), exp, role: None, device_id: None, device_type: None }
-    }
-
-    fn in_an_hour() -> u64 {
-        now_ms() / 1_000 + 3_600
-    }
 
     fn headers(name: header::HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_str(value).expect("a header"))])
     }
 
     #[test]
-    fn a_token_is_taken_from_three_places() {
-        let token = mint(&secret(), &claims(in_an_hour())).expect("a token");
-        let auth = authenticator();
-        let by_header = headers(header::AUTHORIZATION, &format!("Bearer {token}"));
-        let by_protocol = headers(header::SEC_WEBSOCKET_PROTOCOL, &format!("everpost.v1, token.{token}"));
-        for found in [
-            auth.upgrade(&by_header, None),
-            auth.upgrade(&by_protocol, None),
-            auth.upgrade(&HeaderMap::new(), Some(&token)),
-        ] {
-            assert_eq!(found.expect("a principal").user.as_str(), "alice");
-        }
-        let strict = Authenticator::new(&secret(), None, false);
-        assert!(strict.upgrade(&HeaderMap::new(), Some(&token)).is_err(), "query tokens can be turned off");
+    fn secrets_are_the_same_or_not() {
+        assert!(is_same_secret("", "") && is_same_secret("key", "key"));
+        assert!(!is_same_secret("key", "kex") && !is_same_secret("key", "keys") && !is_same_secret("key", ""));
     }
 
     #[test]
-    fn what_is_not_signed_by_us_in_time_is_refused() {
-        let auth = authenticator();
-        let old = mint(&secret(), &claims(now_ms() / 1_000 - 60)).expect("a token");
-        let foreign = mint(&SecretString::from("another secret"), &claims(in_an_hour())).expect("a token");
-        let unsigned = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSIsImV4cCI6OTk5OTk5OTk5OX0.";
-        for token in [old.as_str(), foreign.as_str(), unsigned, "", "garbage", "a.b.c"] {
-            assert!(auth.credential(token).is_err(), "{token}");
+    fn a_bearer_is_found_whatever_the_case_of_its_scheme() {
+        for value in ["Bearer token", "bearer token", "BEARER  token "] {
+            assert_eq!(bearer(&headers(header::AUTHORIZATION, value)), Some("token"));
+        }
+        for value in ["Basic token", "token", "Bearer"] {
+            assert_eq!(bearer(&headers(header::AUTHORIZATION, value)), None);
         }
     }
 
     #[test]
-    fn claims_that_are_required_are_required() {
-        let key = EncodingKey::from_secret(secret().expose_secret().as_bytes());
-        for claims in [
-            serde_json::json!({"sub": "alice"}),
-            serde_json::json!({"exp": in_an_hour()}),
-            serde_json::json!({"sub": 5, "exp": in_an_hour()}),
-            serde_json::json!({"sub": "a b", "exp": in_an_hour()}),
-        ] {
-            let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).expect("a token");
-            assert!(authenticator().credential(&token).is_err(), "{claims}");
-        }
-    }
-
-    #[test]
-    fn the_api_key_is_a_backend() {
-        assert!(authenticator().credential("the-api-key").expect("a principal").is_backend);
-        assert!(authenticator().credential("the-api-kex").is_err());
+    fn a_token_comes_as_a_subprotocol_beside_ours() {
+        let offered = headers(header::SEC_WEBSOCKET_PROTOCOL, "everpost.v1, token.a.b.c");
+        assert!(offers_protocol(&offered));
+        assert_eq!(subprotocol_token(&offered), Some("a.b.c"));
     }
 }

@@ -244,6 +244,9 @@ impl Connection {
             return Ok(());
         }
         for frame in &run.frames {
+            if self.heed()? && !self.rooms.contains(&run.conversation) {
+                return Ok(());
+            }
             let seen = self.seen.at(run.partition);
             if frame.position <= seen {
                 continue;
@@ -292,6 +295,7 @@ impl Connection {
         let withdrawn = self.gateway.withdrawn(&self.principal, names).await?;
         withdrawn.iter().for_each(|conversation| self.left(conversation));
         for record in &page.records {
+            self.heed()?;
             if !record.conversation().is_ok_and(|name| self.rooms.contains(name)) {
                 continue; // left in the middle of the replay
             }
@@ -370,15 +374,6 @@ impl Connection {
         if self.rooms.remove(conversation) {
             self.muted.insert(conversation.clone());
             self.gateway.hub.leave(&self.session, conversation);
-        }
-    }
-
-    fn left(&mut self, conversation: &ConversationId) {
-        self.rooms.remove(conversation);
-        self.muted.remove(conversation);
-        self.gateway.hub.leave(&self.session, conversation);
-        if self.scope.as_ref() == Some(conversation) {
-            self.session.close(Close::Forbidden);
         }
     }
 

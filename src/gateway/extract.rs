@@ -43,7 +43,7 @@ impl FromRequestParts<Arc<Gateway>> for Principal {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
-        gateway.auth.request(&parts.headers)
+        gateway.auth.request(&parts.headers).await
     }
 }
 

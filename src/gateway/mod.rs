@@ -5,6 +5,7 @@
 //! it, and its clients go on at another one with their cursors.
 
 pub mod auth;
+mod claims;
 mod close;
 mod connection;
 mod conversations;
@@ -14,6 +15,8 @@ pub(crate) mod extract;
 mod fallback;
 mod frame;
 mod hub;
+pub mod jwks;
+mod keys;
 mod limits;
 mod messages;
 mod metrics;
@@ -25,17 +28,19 @@ mod reads;
 mod receipts;
 mod receive;
 mod replay;
+mod revocations;
+mod rights;
 mod router;
 mod sent;
 mod session;
 mod start;
 mod stored;
+mod tickets;
 mod typing;
 mod wire;
 mod ws;
 
 use std::{
-    collections::HashSet,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -54,11 +59,10 @@ use everpost_core::{
     store::{Standing, Store},
 };
 use everpost_workers::{Ports, Pressure};
-use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    auth::{Authenticator, Principal},
+    auth::{AuthConfig, Authenticator, Principal},
     close::Close,
     devices::Devices,
     error::ApiError,
@@ -68,8 +72,10 @@ use self::{
     pump::Pump,
     reads::Reads,
     receipts::Receipts,
+    revocations::Revocations,
     session::Item,
     stored::Stored,
+    tickets::Tickets,
     typing::Typing,
 };
 pub use self::{limits::Limits, metrics::GatewayMetrics};
@@ -87,12 +93,8 @@ const TIDY_EVERY_TICKS: u64 = 30;
 
 /// What a gateway is made from.
 pub struct GatewayConfig {
-    /// Checks tokens.
-    pub token_secret: SecretString,
-    /// What backends authenticate with; without one nobody is a backend.
-    pub api_key: Option<SecretString>,
-    /// Whether `?token=` is taken.
-    pub query_tokens: bool,
+    /// What callers authenticate with.
+    pub auth: AuthConfig,
     /// Origins of pages, other than the server's own, that may open a WebSocket.
     pub allowed_origins: Vec<String>,
     /// How much clients may ask for.
@@ -118,6 +120,7 @@ pub struct Gateway {
     typing: Arc<Typing>,
     admission: Arc<Admission>,
     auth: Authenticator,
+    revocations: Arc<Revocations>,
     allowed_origins: Vec<String>,
     limits: Limits,
     drain_spread: Duration,
@@ -144,8 +147,12 @@ impl Gateway {
         tasks.spawn(registrar);
         let reads = Reads::start(&log, &store, &tasks);
         let publisher = Publisher::start(&log, &recovery, &reads, &tasks);
+        let revocations = Arc::new(Revocations::new(store.clone()));
+        revocations.read().await.map_err(LogError::unavailable)?;
+        let tickets = Tickets::new(relay.clone(), config.auth.ticket_ttl);
         let gateway = Arc::new(Self {
-            auth: Authenticator::new(&config.token_secret, config.api_key, config.query_tokens),
+            auth: Authenticator::new(config.auth, revocations.clone(), tickets),
+            revocations,
             admission: Arc::new(Admission::new(&config.limits)),
             stored: Arc::new(Stored::new(log.partitions())),
             devices: Devices::default(),
@@ -169,11 +176,20 @@ impl Gateway {
             tasks,
             stopping,
         });
-        gateway.spawn_loops(inbox);
+        gateway.spawn_loops(inbox).await;
         Ok(gateway)
     }
 
-    fn spawn_loops(self: &Arc<Self>, inbox: Box<dyn Inbox>) {
+    async fn spawn_loops(self: &Arc<Self>, inbox: Box<dyn Inbox>) {
+        if let Some(keyring) = self.auth.keyring() {
+            keyring.refresh().await;
+            let stopping = self.stopping.clone();
+            self.tasks.spawn(async move { keyring.run(&stopping).await });
+        }
+        let (gateway, stopping) = (self.clone(), self.stopping.clone());
+        self.tasks.spawn(async move {
+            stopping.run_until_cancelled(gateway.watch_revocations()).await;
+        });
         let pump = Pump::new(self);
         self.tasks.spawn(pump.run(inbox, self.stopping.clone()));
         let (gateway, stopping) = (self.clone(), self.stopping.clone());
@@ -243,7 +259,7 @@ impl Gateway {
             let (now, wall) = (self.seconds(), everpost_core::clock::now_ms() / 1_000);
             let (every, limit) = (self.limits.heartbeat.as_secs().max(1), self.limits.heartbeat_timeout.as_secs());
             for session in self.hub.all() {
-                if session.expires < wall {
+                if session.expires() < wall {
                     session.close(Close::Unauthenticated("the token has expired"));
                 } else if now.saturating_sub(session.last_heard()) > limit {
                     session.close(Close::Silent);
@@ -313,27 +329,6 @@ impl Gateway {
         }
         self.metrics.ephemeral_dropped();
         Ok(())
-    }
-
-    /// Which conversations of a page of a replay somebody may no longer read. All their connections here are told.
-    async fn withdrawn(
-        &self,
-        principal: &Principal,
-        conversations: HashSet<&str>,
-    ) -> Result<Vec<ConversationId>, ApiError> {
-        let mut withdrawn = Vec::new();
-        if principal.is_backend {
-            return Ok(withdrawn);
-        }
-        let names = conversations.into_iter().filter_map(|name| ConversationId::new(name).ok());
-        let standings = names.map(|name| async move { (self.reads.standing(&name, &principal.user).await, name) });
-        for (standing, name) in futures_util::future::join_all(standings).await {
-            if standing? != Standing::Participant {
-                self.hub.of_user(&principal.user).iter().for_each(|session| session.push(Item::Left(name.clone())));
-                withdrawn.push(name);
-            }
-        }
-        Ok(withdrawn)
     }
 
     /// Sends a signal to every instance that listens to a topic.

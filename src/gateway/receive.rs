@@ -73,6 +73,7 @@ impl Connection {
                 self.mute(&conversation);
                 Ok(())
             }
+            Command::Refresh { token } => self.renew(id, &token).await,
             Command::Ping => self.send(frame::plain("pong", None, id, json!({}))).await.map_err(Refused::Connection),
             Command::Pong => Ok(()),
         }
@@ -94,7 +95,7 @@ impl Connection {
         Ok(conversation)
     }
 
-    fn within_rate(&self) -> Result<(), ApiError> {
+    pub(super) fn within_rate(&self) -> Result<(), ApiError> {
         let allowed = self.principal.is_backend || self.gateway.admission.may_publish(&self.session.user);
         if allowed { Ok(()) } else { Err(ApiError::RateLimited) }
     }

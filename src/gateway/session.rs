@@ -10,7 +10,7 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -22,7 +22,7 @@ use everpost_core::{
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{close::Close, frame::Run};
+use super::{claims::Grant, close::Close, frame::Run};
 
 /// What the connection's task has to do.
 #[derive(Debug)]
@@ -59,6 +59,24 @@ struct Outbox {
     bytes: usize,
     lagging: bool,
     close: Option<Close>,
+    /// Conversations the user left since the outbox was emptied last.
+    left: Vec<ConversationId>,
+}
+
+impl Outbox {
+    /// The reason to close, if it is that its user may no longer be here.
+    fn revoked(&self) -> Option<&Close> {
+        self.close.as_ref().filter(|close| matches!(close, Close::Unauthenticated(_) | Close::Forbidden))
+    }
+
+    /// Takes back what waits of a conversation that was left.
+    fn withdraw(&mut self, conversation: &ConversationId) {
+        self.items.retain(|waiting| !matches!(waiting, Item::Run(run) if run.conversation == *conversation));
+        self.bytes = self.items.iter().map(Item::bytes).sum();
+        if !self.left.contains(conversation) {
+            self.left.push(conversation.clone());
+        }
+    }
 }
 
 /// What was waiting.
@@ -78,14 +96,16 @@ pub(crate) struct Session {
     max_bytes: usize,
     /// Publishes whose answer is outstanding.
     pub(crate) in_flight: AtomicUsize,
-    /// When the token runs out, seconds since the epoch.
-    pub(crate) expires: u64,
+    /// What the token granted that was shown last.
+    grant: Mutex<Grant>,
+    /// Rights have ended that frames on their way must heed.
+    interrupted: AtomicBool,
     /// When the client was last heard of, in the gateway's seconds.
     heard: AtomicU64,
 }
 
 impl Session {
-    pub(crate) fn new(user: UserId, expires: u64, max_bytes: usize, now: u64) -> Self {
+    pub(crate) fn new(user: UserId, grant: Grant, max_bytes: usize, now: u64) -> Self {
         Self {
             id: Uuid::now_v7(),
             user,
@@ -93,7 +113,8 @@ impl Session {
             outbox: Mutex::default(),
             max_bytes,
             in_flight: AtomicUsize::new(0),
-            expires,
+            grant: Mutex::new(grant),
+            interrupted: AtomicBool::new(false),
             heard: AtomicU64::new(now),
         }
     }
@@ -105,6 +126,10 @@ impl Session {
     /// Puts something into the outbox; never waits.
     pub(crate) fn push(&self, item: Item) {
         let mut outbox = self.outbox();
+        if let Item::Left(conversation) = &item {
+            outbox.withdraw(conversation);
+            self.interrupted.store(true, Ordering::Release);
+        }
         let bytes = item.bytes();
         if outbox.bytes + bytes > self.max_bytes && !make_room(&mut outbox, &item, self.max_bytes) {
             drop(outbox);
@@ -122,7 +147,12 @@ impl Session {
 
     /// Asks the connection to close.
     pub(crate) fn close(&self, close: Close) {
-        self.outbox().close.get_or_insert(close);
+        let mut outbox = self.outbox();
+        outbox.close.get_or_insert(close);
+        if outbox.revoked().is_some() {
+            self.interrupted.store(true, Ordering::Release);
+        }
+        drop(outbox);
         self.ready.notify_one();
     }
 
@@ -136,11 +166,38 @@ impl Session {
     pub(crate) fn take(&self) -> Taken {
         let mut outbox = self.outbox();
         outbox.bytes = 0;
+        outbox.left.clear(); // their items are taken, and heeded in their turn
+        self.interrupted.store(outbox.revoked().is_some(), Ordering::Release);
         Taken {
             items: mem::take(&mut outbox.items),
             lagging: mem::take(&mut outbox.lagging),
             close: outbox.close.clone(),
         }
+    }
+
+    /// Which rights have ended since the outbox was emptied last: conversations that were left, or all of them. What is
+    /// already on its way must not wait for its turn to learn of it.
+    pub(crate) fn ended(&self) -> Option<(Vec<ConversationId>, Option<Close>)> {
+        if !self.interrupted.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut outbox = self.outbox();
+        self.interrupted.store(outbox.revoked().is_some(), Ordering::Release);
+        Some((mem::take(&mut outbox.left), outbox.revoked().cloned()))
+    }
+
+    pub(crate) fn grant(&self) -> Grant {
+        self.grant.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// When the token runs out, seconds since the epoch.
+    pub(crate) fn expires(&self) -> u64 {
+        self.grant.lock().unwrap_or_else(PoisonError::into_inner).expires
+    }
+
+    /// Another token was shown, which counts from now on.
+    pub(crate) fn renew(&self, grant: Grant) {
+        *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = grant;
     }
 
     pub(crate) fn hear(&self, now: u64) {
@@ -177,7 +234,7 @@ mod tests {
     use super::*;
 
     fn session(max_bytes: usize) -> Session {
-        Session::new(UserId::new("alice").expect("a name"), u64::MAX, max_bytes, 0)
+        Session::new(UserId::new("alice").expect("a name"), Grant::FOREVER, max_bytes, 0)
     }
 
     fn run() -> Item {
@@ -209,5 +266,23 @@ mod tests {
         let taken = session.take();
         assert!(!taken.lagging && taken.close.is_none() && taken.items.len() == 2);
         assert!(session.take().items.is_empty());
+    }
+
+    #[test]
+    fn what_was_left_is_taken_back_and_what_is_on_its_way_learns_of_it() {
+        let session = session(100);
+        assert!(session.ended().is_none());
+        session.push(run());
+        session.push(Item::Left(ConversationId::new("general").expect("a name")));
+        let (left, close) = session.ended().expect("something ended");
+        assert_eq!((left.len(), close), (1, None));
+        assert!(session.ended().is_none(), "it is told once");
+        assert!(matches!(session.take().items.make_contiguous(), [Item::Left(_)]), "the frame was taken back");
+        session.push(Item::Left(ConversationId::new("general").expect("a name")));
+        session.take();
+        assert!(session.ended().is_none(), "what was taken is heeded in its turn");
+        session.close(Close::Forbidden);
+        session.take();
+        assert_eq!(session.ended().expect("something ended").1, Some(Close::Forbidden), "until the connection ends");
     }
 }

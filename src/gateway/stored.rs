@@ -215,7 +215,7 @@ impl Waiting {
 mod tests {
     use everpost_core::generation::Generation;
 
-    use super::*;
+    use super::{super::claims::Grant, *};
 
     #[test]
     fn progress_of_an_unknown_generation_does_not_count() {
@@ -227,7 +227,7 @@ mod tests {
 
     fn waiting() -> (Arc<Session>, Waiting) {
         let user = everpost_core::name::UserId::new("alice").expect("a name");
-        let session = Arc::new(Session::new(user, u64::MAX, 1_000, 0));
+        let session = Arc::new(Session::new(user, Grant::FOREVER, 1_000, 0));
         let point = Point { seq: 10, position: Position::new(1, 100) };
         let (weak, partition) = (Arc::downgrade(&session), Partition(0));
         (session, Waiting { session: weak, partition, next: point, latest: point, doubtful: Vec::new() })

@@ -6,6 +6,7 @@ use everpost_core::{
     json,
     name::ConversationId,
 };
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
 
@@ -20,6 +21,7 @@ pub(crate) enum Command {
     Ack { cursor: String },
     Subscribe { conversation: Option<ConversationId>, after: Option<u64> },
     Unsubscribe { conversation: Option<ConversationId> },
+    Refresh { token: SecretString },
     Ping,
     Pong,
 }
@@ -66,6 +68,7 @@ struct Inbound<'a> {
     seq: Option<u64>,
     cursor: Option<String>,
     after: Option<u64>,
+    token: Option<String>,
 }
 
 /// A frame that could be read, with the id its answer carries.
@@ -127,11 +130,15 @@ fn command(inbound: Inbound<'_>) -> Result<Command, ApiError> {
         "ack" => Ok(Command::Ack { cursor: inbound.cursor.ok_or_else(|| missing("cursor"))? }),
         "subscribe" => Ok(Command::Subscribe { conversation, after: inbound.after }),
         "unsubscribe" => Ok(Command::Unsubscribe { conversation }),
+        "refresh" | "auth" => {
+            let token = inbound.token.ok_or_else(|| missing("token"))?;
+            Ok(Command::Refresh { token: token.into() })
+        }
         "ping" => Ok(Command::Ping),
         "pong" => Ok(Command::Pong),
         _ => Err(ApiError::invalid(
             "unknown_type",
-            "the types are text, message, typing, read, ack, subscribe, unsubscribe, ping and pong",
+            "the types are text, message, typing, read, ack, subscribe, unsubscribe, refresh, ping and pong",
         )),
     }
 }
@@ -259,6 +266,7 @@ mod tests {
         assert_eq!(code(r#"{"type":"message","content":{}}"#), "bad_frame");
         assert_eq!(code(r#"{"type":"message","message_type":"media","content":{}}"#), "invalid_content");
         assert_eq!(code(r#"{"type":"read","seq":-1}"#), "bad_frame");
+        assert_eq!(code(r#"{"type":"refresh"}"#), "bad_frame");
         assert_eq!(code(&format!(r#"{{"type":"text","content":{}1{}}}"#, "[".repeat(40), "]".repeat(40))), "bad_json");
     }
 

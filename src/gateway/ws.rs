@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::{
     FAREWELL, Gateway,
-    auth::{self, Principal},
+    auth::{self, Credential, Principal},
     close::Close,
     connection::Connection,
     error::ApiError,
@@ -29,9 +29,11 @@ const READ_BUFFER: usize = 2 * 1024;
 /// Grows only as far as it is used; a larger one saves system calls when many frames wait.
 const WRITE_BUFFER: usize = 32 * 1024;
 
-#[derive(Debug, Deserialize)]
+/// Not to be printed: some of it is secret.
+#[derive(Deserialize)]
 pub(super) struct Parameters {
     token: Option<String>,
+    ticket: Option<String>,
     cursor: Option<String>,
     after: Option<u64>,
 }
@@ -81,7 +83,7 @@ fn open(
         let full = ApiError::Unavailable("this instance is full, try another").into_response();
         return (StatusCode::SERVICE_UNAVAILABLE, full).into_response();
     }
-    let principal = gateway.auth.upgrade(headers, parameters.token.as_deref());
+    let credential = gateway.auth.shown(headers, parameters.token.as_deref(), parameters.ticket.as_deref());
     let limits = &gateway.limits;
     let mut upgrade = upgrade
         .read_buffer_size(READ_BUFFER)
@@ -94,7 +96,7 @@ fn open(
     }
     let tasks = gateway.tasks.clone();
     upgrade.on_upgrade(move |socket| {
-        let connection = admit(gateway, peer, conversation, parameters, principal, socket);
+        let connection = admit(gateway, peer, conversation, parameters, credential, socket);
         // The tracker outlives the server, which does not know upgraded connections.
         tasks.track_future(connection)
     })
@@ -106,7 +108,8 @@ fn may_open(headers: &HeaderMap, allowed: &[String]) -> bool {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default().to_ascii_lowercase());
     let Some(origin) = text(header::ORIGIN) else { return true };
     let own = text(header::HOST).is_some_and(|host| {
-        !host.is_empty() && origin.split_once("://").is_some_and(|(_, authority)| authority == host)
+        let page = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+        !host.is_empty() && page == Some(&host)
     });
     own || allowed.iter().any(|allowed| allowed == "*" || allowed.to_ascii_lowercase() == origin)
 }
@@ -116,10 +119,10 @@ async fn admit(
     peer: SocketAddr,
     conversation: Option<String>,
     parameters: Parameters,
-    principal: Result<Principal, ApiError>,
+    credential: Credential,
     mut socket: WebSocket,
 ) {
-    let checked = Box::pin(check(&gateway, conversation, principal)).await;
+    let checked = Box::pin(check(&gateway, conversation, &credential)).await;
     let admitted = checked.and_then(|(principal, scope)| {
         let admitted = gateway.admission.admit(&principal.user, peer.ip());
         let admitted = admitted.map_err(|refusal| Close::TooMany(refusal.reason()))?;
@@ -133,8 +136,8 @@ async fn admit(
                 (None, Some(seq)) if scope.is_some() => Start::After(seq),
                 _ => Start::Now,
             };
-            let (user, expires) = (principal.user.clone(), principal.expires);
-            let session = Session::new(user, expires, gateway.limits.max_queue_bytes, gateway.seconds());
+            let (user, grant) = (principal.user.clone(), principal.grant.clone());
+            let session = Session::new(user, grant, gateway.limits.max_queue_bytes, gateway.seconds());
             // Boxed, so that what was needed to get here is not kept for the life of the connection.
             Box::pin(Connection::new(gateway, Arc::new(session), principal, scope, socket).run(start)).await;
         }
@@ -153,9 +156,9 @@ async fn admit(
 async fn check(
     gateway: &Gateway,
     conversation: Option<String>,
-    principal: Result<Principal, ApiError>,
+    credential: &Credential,
 ) -> Result<(Principal, Option<ConversationId>), Close> {
-    let principal = principal.map_err(|error| match error {
+    let principal = gateway.auth.authenticate(credential).await.map_err(|error| match error {
         ApiError::Unauthenticated(why) => Close::Unauthenticated(why),
         _ => Close::Internal,
     })?;

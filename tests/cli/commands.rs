@@ -2,6 +2,7 @@
 
 use std::{path::Path, process::Stdio};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::{
@@ -90,6 +91,27 @@ async fn the_status_of_a_running_server_is_a_table_or_json() {
     let done = run(process.folder(), &[], &["status", "--url", "http://127.0.0.1:9"]);
     assert_eq!(done.status.code(), Some(1));
     assert!(complaint(&done).contains("is a server running?"), "{}", complaint(&done));
+}
+
+/// What the server asks of tokens is in those it is given.
+#[test]
+fn a_token_says_what_the_server_asks_for() {
+    let environment = [
+        ("EVERPOST_TOKEN_SECRET", TOKEN_SECRET),
+        ("EVERPOST_TOKEN_AUDIENCE", "everpost"),
+        ("EVERPOST_TOKEN_ISSUER", "https://id.example/"),
+    ];
+    let minted = run(Path::new("/"), &environment, &["token", "--user", "ann", "--role", "agent", "--device", "phone"]);
+    assert!(minted.status.success(), "{}", complaint(&minted));
+    let token = String::from_utf8(minted.stdout).expect("text");
+    let body = URL_SAFE_NO_PAD.decode(token.trim().split('.').nth(1).expect("claims")).expect("base64");
+    let claims: Value = serde_json::from_slice(&body).expect("JSON");
+    for (name, value) in
+        [("sub", "ann"), ("role", "agent"), ("device_id", "phone"), ("aud", "everpost"), ("iss", "https://id.example/")]
+    {
+        assert_eq!(claims[name], value, "{claims}");
+    }
+    assert!(claims["jti"].is_string() && claims["iat"].is_u64(), "it can be revoked: {claims}");
 }
 
 #[test]

@@ -5,7 +5,12 @@ use std::path::Path;
 use secrecy::ExposeSecret;
 
 use super::complaint;
-use crate::harness::{postgres::PostgresServer, process::run, redis::RedisServer};
+use crate::harness::{
+    issuer::{Issuer, Signer},
+    postgres::PostgresServer,
+    process::run,
+    redis::RedisServer,
+};
 
 /// The findings about one subject, and whether the doctor was content with everything.
 fn findings(engine: &[&str], subject: &str) -> (Vec<String>, bool) {
@@ -75,4 +80,21 @@ async fn a_promise_that_would_be_a_lie_is_refused_at_the_start() {
     let done = run(folder.path(), &[], &engine);
     assert_eq!(done.status.code(), Some(1));
     assert!(complaint(&done).contains("set appendfsync always"), "{}", complaint(&done));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_tokens_that_cannot_be_had_are_reported() {
+    let signer = Signer::new("key", jsonwebtoken::Algorithm::EdDSA);
+    let issuer = Issuer::start(&[&signer]).await;
+    let found = |source: &str| findings(&["--jwks", source], "jwks").0;
+    assert!(matches!(&found(&issuer.url())[..], [line] if line.starts_with("ok") && line.contains("1 keys")));
+    for (source, why) in [
+        (issuer.moved_url(), "302"),
+        ("http://127.0.0.1:9/jwks".to_owned(), "does not answer"),
+        ("/no/such/file".to_owned(), "cannot be read"),
+        ("/etc/hostname".to_owned(), "not a JWK set"),
+    ] {
+        let lines = found(&source);
+        assert!(matches!(&lines[..], [line] if line.starts_with("FIX") && line.contains(why)), "{source}: {lines:?}");
+    }
 }

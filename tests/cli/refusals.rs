@@ -45,11 +45,13 @@ fn half_an_engine_is_bad_configuration() {
 #[test]
 fn unsafe_listeners_are_bad_configuration() {
     is_bad_configuration(&["--listen", "0.0.0.0:0"], &["--token-secret"]);
-    is_bad_configuration(&["--admin-listen", "0.0.0.0:0"], &["--api-key"]);
+    is_bad_configuration(&["--admin-listen", "0.0.0.0:0"], &["--admin-key"]);
     is_bad_configuration(&["--token-secret", "short"], &["token_secret", "32"]);
     is_bad_configuration(&["--listen", "somewhere"], &["listen"]);
     is_bad_configuration(&["--durability", "maybe"], &["durability"]);
     is_bad_configuration(&["--max-connections", "many"], &["max_connections"]);
+    is_bad_configuration(&["--jwks", "http://id.example/keys"], &["jwks", "https"]);
+    is_bad_configuration(&["token", "--user", "ann", "--ttl", "365d"], &["max_token_lifetime", "--ttl"]);
 }
 
 #[test]

@@ -121,6 +121,20 @@ async fn who_closed_gets_nothing_and_leaves_nothing(stage: Stage) {
     assert_eq!(receive(&mut *inbox, 1).await, [typing("x")], "what was sent meanwhile is gone");
 }
 
+async fn a_note_is_taken_once_and_in_time(stage: Stage) {
+    let relay = stage.relay;
+    let keep = async |name: &str, time| relay.deposit(name, "a note", time).await.expect("reachable");
+    keep("long", Duration::from_secs(60)).await;
+    keep("short", Duration::from_millis(50)).await;
+    assert_eq!(relay.collect("other").await.expect("reachable"), None);
+    let takers = (0..8).map(|_| relay.collect("long"));
+    let taken = futures_util::future::join_all(takers).await;
+    let taken: Vec<String> = taken.into_iter().filter_map(|taken| taken.expect("reachable")).collect();
+    assert_eq!(taken, ["a note"], "of many exactly one gets it");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(relay.collect("short").await.expect("reachable"), None, "its time is over");
+}
+
 macro_rules! on_every_relay {
     ($($case:ident),* $(,)?) => {
         mod on_redis { $(#[tokio::test] async fn $case() { super::$case(super::Stage::redis().await).await })* }
@@ -132,6 +146,7 @@ on_every_relay!(
     who_joined_is_found_until_it_leaves,
     parcels_arrive_whole_and_in_order,
     who_closed_gets_nothing_and_leaves_nothing,
+    a_note_is_taken_once_and_in_time,
 );
 
 /// Room is only made behind fan-out, so deliveries go on when there is none.

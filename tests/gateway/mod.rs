@@ -2,6 +2,8 @@
 //!
 //! Cases that concern more than one process run on both engines; on the distributed one there are two gateways.
 
+/// Who is let in, and for how long.
+mod auth;
 /// Requests and frames that are wrong.
 mod bad_input;
 /// Connections that are refused or ended, each with its code.

@@ -1,14 +1,19 @@
 //! Everpost in this process: a gateway with its workers on the embedded engine, or two gateways and a worker on the
 //! distributed one.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use everpost::{
     app::Plan,
     config::Settings,
     gateway::auth::{Claims, mint},
 };
-use everpost_core::{clock::now_ms, pressure::Level, role::Role};
+use everpost_core::{
+    clock::now_ms,
+    pressure::Level,
+    role::Role,
+    store::{Store, postgres::PostgresStore, sqlite::SqliteStore},
+};
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
@@ -179,6 +184,43 @@ impl App {
         read_metric(&answer(self.http.get(format!("http://{admin}/metrics"))).await, name)
     }
 
+    /// What a gateway's admin listener answers to a body.
+    pub(crate) async fn admin_post(&self, path: &str, body: Value) -> Answer {
+        let admin = self.gateways[0].admin.expect("it has one");
+        answer(self.http.post(format!("http://{admin}{path}")).json(&body)).await
+    }
+
+    /// Revokes a token, or all of a user.
+    pub(crate) async fn revoke(&self, what: Value) {
+        let answer = self.admin_post("/v1/admin/revocations", what).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+
+    /// Where the admin listener of the first gateway is.
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.gateways[0].admin.expect("it has one")
+    }
+
+    /// The store behind the service, to be changed without the gateways being told.
+    pub(crate) async fn store(&self) -> Arc<dyn Store> {
+        match self.database() {
+            Some(url) => Arc::new(PostgresStore::connect(&url.into()).await.expect("Postgres runs")),
+            None => {
+                let path = self.folder.path().join("store.db");
+                Arc::new(SqliteStore::open(&path).await.expect("the file opens"))
+            }
+        }
+    }
+
+    /// Starts the gateways anew.
+    pub(crate) async fn restart(&mut self) {
+        let (count, roles) = (self.gateways.len(), if self.workers.is_some() { vec![] } else { Role::ALL.to_vec() });
+        self.stop().await;
+        for _ in 0..count {
+            self.gateways.push(Process::start(&self.flags, true, roles.clone()).await);
+        }
+    }
+
     /// The database of the distributed engine.
     pub(crate) fn database(&self) -> Option<&str> {
         self.flags.iter().find_map(|(name, value)| (*name == "database_url").then_some(value.as_str()))
@@ -249,6 +291,11 @@ impl App {
     /// A connection that has sent nothing yet and need not be welcome.
     pub(crate) async fn open(&self, path: &str, token: Option<&str>) -> Client {
         Client::open(self.address(0), path, token).await
+    }
+
+    /// The same at a gateway of choice.
+    pub(crate) async fn open_at(&self, gateway: usize, path: &str, token: &str) -> Client {
+        Client::open(self.address(gateway), path, Some(token)).await
     }
 
     pub(crate) async fn get(&self, path: &str, credential: &str) -> Answer {

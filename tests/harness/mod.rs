@@ -6,6 +6,7 @@ pub(crate) mod app;
 pub(crate) mod client;
 pub(crate) mod disk;
 pub(crate) mod eventually;
+pub(crate) mod issuer;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod proxy;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use everpost_core::store::postgres::PostgresStore;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
@@ -19,6 +19,9 @@ use super::{
 
 /// The database new ones are copied from, already migrated.
 const TEMPLATE: &str = "everpost_template";
+
+/// What the service's role needs.
+pub(crate) const ROLE_GRANT: &str = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public";
 
 /// A Postgres in a temporary folder.
 pub(crate) struct PostgresServer {
@@ -147,6 +150,16 @@ impl PostgresServer {
         store.migrate().await.expect("the migrations fit an empty database");
         store.close().await; // a database in use cannot be copied
     }
+}
+
+/// Makes a role that may read and write the rows of a database and nothing else, and returns the address for it.
+pub(crate) async fn with_role(database: &SecretString, password: &str) -> SecretString {
+    let role = format!("everpost_{}", uuid::Uuid::new_v4().simple());
+    let mut owner = PgConnection::connect(database.expose_secret()).await.expect("Postgres runs");
+    for statement in [format!("CREATE ROLE {role} LOGIN NOSUPERUSER"), format!("{ROLE_GRANT} TO {role}")] {
+        owner.execute(AssertSqlSafe(statement)).await.expect("the owner may");
+    }
+    database.expose_secret().replace("//postgres@", &format!("//{role}:{password}@")).into()
 }
 
 impl Drop for PostgresServer {

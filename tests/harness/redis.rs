@@ -11,6 +11,9 @@ use super::{
     server::{self, Launch, Server},
 };
 
+/// What the service's user needs.
+pub(crate) const USER_RULES: &str = "~everpost:* -@all +@read +@write +@connection +eval +evalsha +script|load +@transaction +time -@dangerous -function +info +config|get";
+
 /// A Redis that belongs to one test.
 pub(crate) struct RedisServer {
     server: Option<Server>,
@@ -88,6 +91,16 @@ impl RedisServer {
     /// Changes a setting while it runs.
     pub(crate) async fn set(&self, setting: &str, value: &str) {
         self.run::<()>(&["CONFIG", "SET", setting, value]).await;
+    }
+
+    /// Makes a user who may do what the service needs and nothing else, as docs/security.md has it, and returns the
+    /// address for it.
+    pub(crate) async fn with_user(&self, password: &str) -> String {
+        let password_rule = format!(">{password}");
+        let mut rules = vec!["ACL", "SETUSER", "everpost", "on", &password_rule];
+        rules.extend(USER_RULES.split(' '));
+        self.run::<()>(&rules).await;
+        self.url().replace("redis://", &format!("redis://everpost:{password}@"))
     }
 
     /// How many bytes it uses.

@@ -17,7 +17,8 @@ use everpost_core::{
     store::{
         Activity, Ask, Begun, Conversation, Conversations, Created, DeadLetter, DeadLetters, Death, Decision,
         Generations, Installation, Job, Jobs, Legacy, Mark, Marks, Messages, NewConversation, NewJob, Overview,
-        Overviews, Reach, Redriven, Sieve, Standing, Store, StoreError, Stretch, Tenures, Verdict, Want,
+        Overviews, Reach, Redriven, Revocation, Revocations, Revoked, Sieve, Standing, Store, StoreError, Stretch,
+        Tenures, Verdict, Want,
     },
 };
 use tokio::sync::Notify;
@@ -270,5 +271,16 @@ impl Overviews for Troubled {
         limit: usize,
     ) -> Result<Vec<Overview>, StoreError> {
         self.store.overviews(user, behind, limit).await
+    }
+}
+
+#[async_trait]
+impl Revocations for Troubled {
+    async fn revoke(&self, what: &Revoked, until_ms: u64) -> Result<bool, StoreError> {
+        self.store.revoke(what, until_ms).await
+    }
+
+    async fn revocations(&self, after: u64, limit: usize) -> Result<Vec<Revocation>, StoreError> {
+        self.store.revocations(after, limit).await
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -15,6 +15,8 @@ use crate::{log::LogError, name::InstanceId};
 /// Parcels on their way to one gateway; beyond it the gateway is told that it missed some.
 const CAPACITY: usize = 8_192;
 const MAX_RECEIVED: usize = 256;
+/// Notes kept at the same time.
+const MAX_NOTES: usize = 100_000;
 
 /// A relay for gateways in this process. Clones share it.
 #[derive(Clone, Default)]
@@ -26,6 +28,7 @@ pub struct LocalRelay {
 struct State {
     interest: HashMap<Topic, Vec<InstanceId>>,
     inboxes: HashMap<InstanceId, mpsc::Sender<Parcel>>,
+    notes: HashMap<String, (String, Instant)>,
 }
 
 impl LocalRelay {
@@ -116,6 +119,23 @@ impl Relay for LocalRelay {
             }
         }
         Ok(())
+    }
+
+    async fn deposit(&self, name: &str, note: &str, keep: Duration) -> Result<(), LogError> {
+        let (mut state, now) = (self.state(), Instant::now());
+        if state.notes.len() >= MAX_NOTES {
+            state.notes.retain(|_, (_, until)| *until > now);
+        }
+        if state.notes.len() >= MAX_NOTES {
+            return Err(LogError::Full);
+        }
+        state.notes.insert(name.to_owned(), (note.to_owned(), now + keep));
+        Ok(())
+    }
+
+    async fn collect(&self, name: &str) -> Result<Option<String>, LogError> {
+        let found = self.state().notes.remove(name);
+        Ok(found.and_then(|(note, until)| (until > Instant::now()).then_some(note)))
     }
 }
 

@@ -143,6 +143,12 @@ pub trait Relay: Send + Sync {
 
     /// Sends parcels. To one instance, parcels arrive in the order they were sent.
     async fn send(&self, parcels: Vec<(InstanceId, Parcel)>) -> Result<(), LogError>;
+
+    /// Leaves a note under a name for a while, where whichever instance asks for it first gets it.
+    async fn deposit(&self, name: &str, note: &str, keep: Duration) -> Result<(), LogError>;
+
+    /// Takes a note away: of any number of askers exactly one gets it, and none once its time is over.
+    async fn collect(&self, name: &str) -> Result<Option<String>, LogError>;
 }
 
 /// The receiving end of one gateway.

@@ -16,6 +16,7 @@ pub mod marks;
 pub mod messages;
 pub mod overviews;
 pub mod postgres;
+pub mod revocations;
 pub mod sqlite;
 pub mod tenures;
 
@@ -28,10 +29,17 @@ pub use self::{
     marks::{Mark, Marks, Reach},
     messages::{Ask, Messages, Stretch, Want},
     overviews::{Activity, Overview, Overviews},
+    revocations::{MAX_REVOKED, Revocation, Revocations, Revoked},
     tenures::{Legacy, Tenures},
 };
 
 /// Everything a deployment keeps.
-pub trait Store: Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Overviews + Tenures {}
+pub trait Store:
+    Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Overviews + Revocations + Tenures
+{
+}
 
-impl<S: Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Overviews + Tenures> Store for S {}
+impl<S: Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Overviews + Revocations + Tenures> Store
+    for S
+{
+}

@@ -14,6 +14,7 @@ mod overviews;
 mod postgres;
 mod priors;
 pub(crate) mod records;
+mod revocations;
 mod sqlite;
 pub(crate) mod stage;
 mod tenures;

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use everpost_core::{
     event::{Event, Record},
-    store::{Messages, StoreError, postgres::PostgresStore},
+    store::{Messages, Revocations, Revoked, StoreError, postgres::PostgresStore},
 };
+use secrecy::ExposeSecret;
+use sqlx::{Connection, PgConnection};
 
 use super::records::{all, lease, persist, position, record, run};
 use crate::harness::{eventually::eventually, postgres::PostgresServer};
@@ -72,4 +74,38 @@ async fn nobody_there_is_said_within_seconds() {
     let asked = tokio::time::timeout(Duration::from_secs(10), PostgresStore::connect(&nobody)).await;
     let refused = asked.expect("the answer does not take forever").expect_err("nobody is there");
     assert!(refused.is_retryable(), "{refused:?}");
+}
+
+/// Numbers are given before a commit; a slow one must not show up behind a fast one that was read meanwhile.
+#[tokio::test]
+async fn a_slow_revocation_is_not_overtaken() {
+    let database = PostgresServer::shared().await.database().await;
+    let store = PostgresStore::connect(&database).await.expect("it runs");
+    let mut owner = PgConnection::connect(database.expose_secret()).await.expect("it runs");
+    let linger = "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS \
+                  'BEGIN PERFORM pg_sleep(0.5); RETURN NEW; END'; \
+                  CREATE TRIGGER linger AFTER INSERT ON revocations FOR EACH ROW WHEN (NEW.token_id = 'slow') \
+                  EXECUTE FUNCTION linger()";
+    sqlx::raw_sql(linger).execute(&mut owner).await.expect("the owner may");
+    let revoke = async |id: &str| store.revoke(&Revoked::Token(id.to_owned()), u64::MAX).await.expect("writable");
+    let fast = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        revoke("fast").await
+    };
+    let reader = async {
+        let mut seen = Vec::new();
+        while seen.len() < 2 {
+            let last = seen.last().map_or(0, |(number, _)| *number);
+            let found = store.revocations(last, 10).await.expect("readable");
+            seen.extend(found.into_iter().map(|entry| (entry.number, entry.what)));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        seen
+    };
+    let all = async { tokio::join!(revoke("slow"), fast, reader) };
+    let (_, _, seen) = tokio::time::timeout(Duration::from_secs(20), all).await.expect("both are read");
+    assert_eq!(
+        seen.into_iter().map(|(_, what)| what).collect::<Vec<_>>(),
+        ["slow", "fast"].map(|id| Revoked::Token(id.to_owned()))
+    );
 }

@@ -71,4 +71,9 @@ impl Keys {
     pub(crate) fn inbox(&self, instance: &InstanceId) -> String {
         format!("{}:{{{instance}}}:inbox", self.prefix)
     }
+
+    /// Something kept for a moment (string).
+    pub(crate) fn note(&self, name: &str) -> String {
+        format!("{}:note:{name}", self.prefix)
+    }
 }

@@ -4,6 +4,7 @@
 //! everpost:{3}:interest        hash: topic -> instances
 //! everpost:gateways            hash: instance -> beats
 //! everpost:{<instance>}:inbox  stream: parcels for one gateway
+//! everpost:note:<name>         string: a note for whoever comes first, with a time to live
 //! ```
 //!
 //! An inbox exists while its gateway is known, and senders never create one, so nothing gathers for the dead. Its owner
@@ -230,5 +231,14 @@ impl Relay for RedisRelay {
             Err(LogError::Full) => self.send_at_the_limit(&entries).await,
             outcome => outcome,
         }
+    }
+
+    async fn deposit(&self, name: &str, note: &str, keep: Duration) -> Result<(), LogError> {
+        let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.link.query(cmd("SET").arg(self.keys.note(name)).arg(note).arg("PX").arg(keep)).await
+    }
+
+    async fn collect(&self, name: &str) -> Result<Option<String>, LogError> {
+        self.link.query(cmd("GETDEL").arg(self.keys.note(name))).await
     }
 }

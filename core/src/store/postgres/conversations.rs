@@ -1,12 +1,15 @@
-//! Conversations and membership in Postgres. Every method is one statement.
+//! Conversations and membership in Postgres. Every method is one statement, but for leaving.
 
 use async_trait::async_trait;
 use sqlx::{Row, postgres::PgRow};
 
-use super::{PostgresStore, failed};
+use super::{PostgresStore, failed, revocations::note};
 use crate::{
     name::{ConversationId, UserId},
-    store::{Conversation, Conversations, Created, NewConversation, Standing, StoreError, columns},
+    store::{
+        Conversation, Conversations, Created, NewConversation, Revoked, Standing, StoreError, columns,
+        revocations::parts_until,
+    },
 };
 
 const CREATE: &str = "
@@ -101,19 +104,21 @@ impl Conversations for PostgresStore {
     }
 
     async fn add_participant(&self, id: &ConversationId, user: &UserId) -> Result<Option<bool>, StoreError> {
-        self.change(ADD, id, user).await
+        let added = sqlx::query_as(ADD).bind(id.as_str()).bind(user.as_str()).fetch_one(&self.pool);
+        let (known, added): (bool, bool) = added.await.map_err(failed)?;
+        Ok(known.then_some(added))
     }
 
     async fn remove_participant(&self, id: &ConversationId, user: &UserId) -> Result<Option<bool>, StoreError> {
-        self.change(REMOVE, id, user).await
-    }
-}
-
-impl PostgresStore {
-    async fn change(&self, sql: &'static str, id: &ConversationId, user: &UserId) -> Result<Option<bool>, StoreError> {
-        let changed = sqlx::query_as(sql).bind(id.as_str()).bind(user.as_str()).fetch_one(&self.pool);
-        let (known, changed): (bool, bool) = changed.await.map_err(failed)?;
-        Ok(known.then_some(changed))
+        let mut open = self.pool.begin().await.map_err(failed)?;
+        let removed = sqlx::query_as(REMOVE).bind(id.as_str()).bind(user.as_str()).fetch_one(&mut *open);
+        let (known, removed): (bool, bool) = removed.await.map_err(failed)?;
+        if removed {
+            let what = Revoked::Part { conversation: id.clone(), user: user.clone() };
+            note(&mut open, &what, parts_until()).await?;
+        }
+        open.commit().await.map_err(failed)?;
+        Ok(known.then_some(removed))
     }
 }
 

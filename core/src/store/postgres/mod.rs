@@ -8,6 +8,7 @@ mod jobs;
 mod marks;
 mod messages;
 mod overviews;
+mod revocations;
 mod tenures;
 
 use std::{collections::HashSet, str::FromStr, time::Duration};

@@ -3,10 +3,13 @@
 use async_trait::async_trait;
 use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{SqliteStore, failed, list};
+use super::{SqliteStore, failed, list, revocations::note};
 use crate::{
     name::{ConversationId, UserId},
-    store::{Conversation, Conversations, Created, NewConversation, Standing, StoreError, columns},
+    store::{
+        Conversation, Conversations, Created, NewConversation, Revoked, Standing, StoreError, columns,
+        revocations::parts_until,
+    },
 };
 
 const CREATE: &str = "INSERT INTO conversations (id, title, created_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
@@ -101,6 +104,10 @@ impl SqliteStore {
             return Ok(None);
         }
         let changed = change(&mut open, sql, id, user).await?;
+        if changed && sql == LEAVE {
+            let what = Revoked::Part { conversation: id.clone(), user: user.clone() };
+            note(&mut open, &what, parts_until()).await?;
+        }
         self.commit(open).await?;
         Ok(Some(changed))
     }

@@ -15,6 +15,7 @@ mod jobs;
 mod marks;
 mod messages;
 mod overviews;
+mod revocations;
 mod tenures;
 
 use std::{path::Path, time::Duration};
