@@ -23,6 +23,7 @@ use super::error::{ApiError, wait_ms};
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
     pub(crate) position: Position,
+    pub(crate) seq: u64,
     pub(crate) text: Utf8Bytes,
     cursor: Range<usize>,
 }
@@ -52,7 +53,7 @@ impl Frame {
         text.push_str(r#"","data":"#);
         push_data(&mut text, &event);
         let _ = write!(text, r#","timestamp":"{}"}}"#, rfc3339(event.created_ms));
-        Ok(Self { position: record.position, text: text.into(), cursor })
+        Ok(Self { position: record.position, seq, text: text.into(), cursor })
     }
 
     /// The same frame with another cursor.

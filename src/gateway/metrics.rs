@@ -18,6 +18,7 @@ pub struct GatewayMetrics {
     accepted: Counter,
     refused: Counter,
     delivered: Counter,
+    missed: Counter,
     shed: Family<Kind, Counter>,
 }
 
@@ -33,6 +34,11 @@ impl GatewayMetrics {
             self.delivered.clone(),
         );
         registry.register(
+            "gateway_missed",
+            "Times something was lost between the workers and this gateway, and read from the log instead",
+            self.missed.clone(),
+        );
+        registry.register(
             "gateway_shed",
             "What was not taken under pressure: publishes refused, ephemeral events dropped",
             self.shed.clone(),
@@ -41,6 +47,10 @@ impl GatewayMetrics {
 
     pub(crate) fn delivered(&self) -> Counter {
         self.delivered.clone()
+    }
+
+    pub(crate) fn missed(&self) -> Counter {
+        self.missed.clone()
     }
 
     pub(crate) fn publish_refused(&self) {

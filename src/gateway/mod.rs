@@ -13,11 +13,16 @@ pub(crate) mod error;
 pub(crate) mod extract;
 mod fallback;
 mod frame;
+mod gate;
+mod handshake;
+mod heartbeat;
 mod hub;
 mod limits;
+mod linger;
 mod messages;
 mod metrics;
 mod page;
+mod patience;
 mod publish;
 mod pump;
 mod reads;
@@ -27,7 +32,9 @@ mod router;
 mod session;
 mod start;
 mod stored;
+mod vigil;
 mod wire;
+mod write;
 mod ws;
 
 use std::{
@@ -58,6 +65,7 @@ use self::{
     close::Close,
     devices::Devices,
     error::ApiError,
+    gate::Gate,
     hub::Hub,
     limits::Admission,
     publish::Publisher,
@@ -109,6 +117,7 @@ pub struct Gateway {
     stored: Arc<Stored>,
     devices: Devices,
     admission: Arc<Admission>,
+    gate: Gate,
     auth: Authenticator,
     allowed_origins: Vec<String>,
     limits: Limits,
@@ -139,6 +148,7 @@ impl Gateway {
         let gateway = Arc::new(Self {
             auth: Authenticator::new(&config.token_secret, config.api_key, config.query_tokens),
             admission: Arc::new(Admission::new(&config.limits)),
+            gate: Gate::new(config.limits.accept_rate),
             stored: Arc::new(Stored::new(log.partitions())),
             devices: Devices::default(),
             partitions: log.partitions(),
@@ -194,7 +204,7 @@ impl Gateway {
     pub async fn serve(self: Arc<Self>, listener: std::net::TcpListener) -> std::io::Result<()> {
         let handle = Handle::new();
         let mut server = axum_server::from_tcp(listener)?
-            .acceptor(axum_server::accept::NoDelayAcceptor::new())
+            .acceptor(linger::Acceptor::new())
             .first_request_timeout(self.limits.request_timeout)
             .handle(handle.clone());
         // Without a timer hyper's own limit for a request's head is inert.
@@ -211,7 +221,7 @@ impl Gateway {
 
     async fn drain(&self, handle: &Handle<SocketAddr>) {
         self.stopping.cancelled().await;
-        self.close_all(u64::try_from(self.drain_spread.as_millis()).unwrap_or(u64::MAX));
+        self.hub.all().iter().for_each(|session| session.close(self.going_away(session)));
         handle.graceful_shutdown(Some(DRAIN));
         let until = Instant::now() + DRAIN;
         while self.admission.connections() > 0 && Instant::now() < until {
@@ -235,8 +245,7 @@ impl Gateway {
                 } else if now.saturating_sub(session.last_heard()) > limit {
                     session.close(Close::Silent);
                 } else if (now + u64::from(session.id.as_fields().0 % 64)).is_multiple_of(every) {
-                    session.push(Item::Text(frame::plain("ping", None, None, serde_json::json!({}))));
-                    session.push(Item::Ping);
+                    session.push(Item::Heartbeat);
                 }
             }
             self.devices.save(&self.store).await;

@@ -30,6 +30,7 @@ use super::{
     frame::{self, Frame, Run},
     hub::Hub,
     session::Item,
+    vigil::Vigil,
 };
 
 const WAIT: Duration = Duration::from_millis(500);
@@ -45,6 +46,8 @@ pub(crate) struct Pump {
     recovery: Arc<Recovery>,
     hub: Arc<Hub>,
     delivered: Counter,
+    missed: Counter,
+    vigil: Vigil,
     /// What the cursor stands on.
     history: Arc<History>,
     cursor: Cursor,
@@ -55,7 +58,7 @@ pub(crate) struct Pump {
 
 impl Pump {
     pub(crate) fn new(gateway: &Gateway) -> Self {
-        let Gateway { instance, log, relay, recovery, hub, metrics, .. } = gateway;
+        let Gateway { instance, log, relay, recovery, hub, metrics, limits, .. } = gateway;
         let cursor = Cursor::start(log.epoch(), log.partitions());
         Self {
             instance: instance.clone(),
@@ -64,6 +67,8 @@ impl Pump {
             recovery: recovery.clone(),
             hub: hub.clone(),
             delivered: metrics.delivered(),
+            missed: metrics.missed(),
+            vigil: Vigil::new(hub.clone(), log.clone(), limits.heartbeat),
             history: recovery.history(),
             cursor,
             fanned: None,
@@ -99,6 +104,7 @@ impl Pump {
             return Err(LogError::Closing);
         }
         self.hub.all().iter().for_each(|session| session.mark_lagging());
+        self.vigil.forget();
         Ok(inbox)
     }
 
@@ -117,6 +123,7 @@ impl Pump {
             }
         }
         if emptied && let Some(fanned) = self.fanned.take() {
+            self.missed.inc_by(self.vigil.judge(&fanned));
             self.cursor.join(&Cursor::new(self.cursor.epoch, fanned));
         }
         Ok(())
@@ -150,6 +157,7 @@ impl Pump {
         self.relay.sweep().await?;
         self.hub.sweep();
         self.look_at_rooms().await?;
+        self.vigil.look().await?;
         self.fanned = Some(self.log.progress(Role::Fanout).await?);
         Ok(())
     }
@@ -161,9 +169,11 @@ impl Pump {
                 tracing::error!(position = ?run[0].position, "a record cannot be read");
                 continue;
             };
-            let run = Arc::new(self.run_of(conversation.clone(), partition, run));
+            let run = Arc::new(self.run_of(conversation, partition, run));
             self.delivered.inc_by(run.frames.len() as u64);
-            self.hub.tell(&Topic::Conversation(conversation), || Item::Run(run.clone()));
+            if self.hub.deliver(&run) {
+                self.missed.inc();
+            }
         }
     }
 
@@ -183,7 +193,7 @@ impl Pump {
             Signal::Frame { conversation, event, data } => {
                 let Ok(data) = serde_json::value::RawValue::from_string(data) else { return };
                 let text = frame::plain(&event, Some(conversation.as_str()), None, data);
-                self.hub.tell(&Topic::Conversation(conversation), || Item::Text(text.clone()));
+                self.hub.tell(&Topic::Conversation(conversation), || Item::Ephemeral(text.clone()));
             }
             Signal::Joined { conversation, user, from } => {
                 let from = Position::from_column(from);

@@ -31,6 +31,9 @@ use super::{
 /// Before the store is asked again for what the log no longer has.
 const TRIMMED_PAUSE: Duration = Duration::from_millis(20);
 
+/// What a page may weigh, unless a single record weighs more: every client that catches up holds one.
+const PAGE_BYTES: usize = 512 * 1024;
+
 /// Where a conversation is to be replayed from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum From {
@@ -138,6 +141,7 @@ impl Course {
         let within = |record: &&Record| record.position <= upto && record.position > self.at;
         let mut records: Vec<Record> = pages.iter().flat_map(|page| page.iter()).filter(within).cloned().collect();
         records.sort_by_key(|record| record.position);
+        let upto = shorten(&mut records).unwrap_or(upto);
         self.hand_out(&records);
         self.at = self.at.max(upto);
         if upto == watermark {
@@ -157,8 +161,8 @@ impl Course {
             self.at = self.end;
             return Ok(None);
         };
-        let records: Vec<Record> = found.iter().filter(|record| self.wants(record)).cloned().collect();
-        self.at = last.position;
+        let mut records: Vec<Record> = found.iter().filter(|record| self.wants(record)).cloned().collect();
+        self.at = shorten(&mut records).unwrap_or(last.position);
         self.hand_out(&records);
         Ok(self.page(records))
     }
@@ -179,6 +183,21 @@ impl Course {
     fn page(&self, records: Vec<Record>) -> Option<Page> {
         (!records.is_empty()).then_some(Page { partition: self.partition, records, upto: self.at })
     }
+}
+
+/// Cuts off what would make a page too heavy; it is read again. Returns up to where the page reaches then.
+fn shorten(records: &mut Vec<Record>) -> Option<Position> {
+    let mut bytes = 0;
+    let fits = records.iter().take_while(|record| {
+        bytes += record.header.len() + record.data.len();
+        bytes <= PAGE_BYTES
+    });
+    let count = fits.count().max(1);
+    if count >= records.len() {
+        return None;
+    }
+    records.truncate(count);
+    records.last().map(|last| last.position)
 }
 
 /// The records of one conversation after a number, at most `limit`, stored or not yet.

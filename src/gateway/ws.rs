@@ -14,12 +14,14 @@ use everpost_core::name::ConversationId;
 use serde::Deserialize;
 
 use super::{
-    FAREWELL, Gateway,
+    Gateway,
     auth::{self, Principal},
     close::Close,
     connection::Connection,
     error::ApiError,
     extract::{Path, Query},
+    handshake,
+    patience::Patience,
     session::Session,
     start::Start,
 };
@@ -46,7 +48,7 @@ pub(super) async fn everything(
     headers: HeaderMap,
     upgrade: Upgrade,
 ) -> Response {
-    open(gateway, peer, None, parameters, &headers, upgrade)
+    open(gateway, peer, None, parameters, &headers, upgrade).await
 }
 
 /// `GET /ws/{conversation_id}`: one conversation.
@@ -58,10 +60,10 @@ pub(super) async fn conversation(
     headers: HeaderMap,
     upgrade: Upgrade,
 ) -> Response {
-    open(gateway, peer, Some(conversation), parameters, &headers, upgrade)
+    open(gateway, peer, Some(conversation), parameters, &headers, upgrade).await
 }
 
-fn open(
+async fn open(
     gateway: Arc<Gateway>,
     peer: SocketAddr,
     conversation: Option<String>,
@@ -69,6 +71,9 @@ fn open(
     headers: &HeaderMap,
     upgrade: Upgrade,
 ) -> Response {
+    if let Some(refusal) = handshake::refusal(headers) {
+        return refusal;
+    }
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(rejection) => return ApiError::invalid("not_websocket", rejection.body_text()).into_response(),
@@ -80,6 +85,10 @@ fn open(
         gateway.metrics.refused();
         let full = ApiError::Unavailable("this instance is full, try another").into_response();
         return (StatusCode::SERVICE_UNAVAILABLE, full).into_response();
+    }
+    if let Err(refusal) = gateway.gate.enter(&gateway.stopping).await {
+        gateway.metrics.refused();
+        return refusal.into_response();
     }
     let principal = gateway.auth.upgrade(headers, parameters.token.as_deref());
     let limits = &gateway.limits;
@@ -140,12 +149,7 @@ async fn admit(
         }
         Err(close) => {
             gateway.metrics.refused();
-            let farewell = async {
-                socket.send(close.message()).await?;
-                while let Some(Ok(_)) = socket.recv().await {} // until the client has closed its side
-                Ok::<_, axum::Error>(())
-            };
-            let _ = tokio::time::timeout(FAREWELL, farewell).await; // it may be long gone
+            close.tell(&mut socket).await;
         }
     }
 }
@@ -161,10 +165,11 @@ async fn check(
     })?;
     let Some(conversation) = conversation else { return Ok((principal, None)) };
     let conversation = ConversationId::new(conversation).map_err(|_| Close::Forbidden)?;
-    match gateway.authorise(&principal, &conversation).await {
+    let patience = Patience::new(&gateway.stopping);
+    match patience.ask(|| gateway.authorise(&principal, &conversation)).await {
         Ok(()) => Ok((principal, Some(conversation))),
         Err(ApiError::Forbidden(_) | ApiError::NotFound(_)) => Err(Close::Forbidden),
-        Err(_) => Err(Close::Internal),
+        Err(error) => Err(Close::of(&error)),
     }
 }
 

@@ -8,6 +8,8 @@ mod bad_input;
 mod closes;
 /// Conversations, and who takes part in them.
 mod conversations;
+/// Heartbeats, and what they find.
+mod heartbeats;
 /// Publishing and reading over HTTP.
 mod messages;
 /// More coming in than is stored.
@@ -16,7 +18,11 @@ mod pressure;
 mod recovery;
 /// Coming back after having been away.
 mod replay;
+/// WebSocket, byte by byte.
+mod rfc6455;
 /// Readers slower than the stream.
 mod slow;
+/// Everybody at once.
+mod storms;
 /// Frames over WebSocket.
 mod websocket;

@@ -9,6 +9,7 @@ pub(crate) mod eventually;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 pub(crate) mod redis;
 mod server;
 pub(crate) mod troubled;
