@@ -9,11 +9,10 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
+use axum::extract::ws::{Message, WebSocket};
 use everpost_core::{
     cursor::Cursor, event::Record, name::ConversationId, partition::Partition, position::Position, relay::Topic,
 };
-use futures_util::SinkExt;
 use serde_json::json;
 
 use super::{
@@ -25,7 +24,6 @@ use super::{
     replay::{From, Page, Replay},
     session::{Item, Session},
     start::Start,
-    write,
 };
 
 /// A replay under way.
@@ -384,35 +382,5 @@ impl Connection {
         if self.scope.as_ref() == Some(conversation) {
             self.session.close(Close::Forbidden);
         }
-    }
-
-    /// Gives the client a sequenced frame.
-    async fn give(&mut self, seq: u64, text: Utf8Bytes) -> Result<(), End> {
-        self.given = Given { frames: self.given.frames + 1, seq };
-        self.feed(text).await
-    }
-
-    pub(super) async fn feed(&mut self, text: Utf8Bytes) -> Result<(), End> {
-        let fed = write::watch(self.socket.feed(Message::Text(text))).await;
-        self.written(fed)
-    }
-
-    pub(super) async fn flush(&mut self) -> Result<(), End> {
-        let flushed = write::watch(self.socket.flush()).await;
-        self.written(flushed)
-    }
-
-    pub(super) async fn send(&mut self, text: Utf8Bytes) -> Result<(), End> {
-        self.feed(text).await?;
-        self.flush().await
-    }
-
-    /// A write that had to wait and then went through shows that somebody reads, however slowly, and whatever they say
-    /// meanwhile waits unread.
-    pub(super) fn written(&self, write::Written { outcome, waited }: write::Written) -> Result<(), End> {
-        if waited && outcome.is_ok() {
-            self.session.hear(self.gateway.seconds());
-        }
-        Ok(outcome?)
     }
 }

@@ -82,7 +82,11 @@ mod tests {
         let waits: Vec<u128> = (0..14).filter_map(|_| gate.turn(now)).map(|wait| wait.as_millis()).collect();
         assert_eq!(waits, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 100, 200, 300]);
         let later = now + Duration::from_secs(60);
-        assert_eq!((0..11).filter(|_| gate.turn(later) == Some(Duration::ZERO)).count(), 11, "quiet times are forgiven");
+        assert_eq!(
+            (0..11).filter(|_| gate.turn(later) == Some(Duration::ZERO)).count(),
+            11,
+            "quiet times are forgiven"
+        );
         assert_eq!(gate.turn(later), Some(Duration::from_millis(100)), "but not saved up");
     }
 
@@ -91,7 +95,11 @@ mod tests {
         let (gate, now) = (gate(10), Duration::from_secs(100));
         let let_in = (0..1_000).filter(|_| gate.turn(now).is_some()).count();
         assert_eq!(let_in, 51, "a second's worth at once, and four seconds' worth waiting");
-        assert_eq!(gate.turn(now + Duration::from_secs(1)), Some(Duration::from_millis(3_100)), "the refused took no turn");
+        assert_eq!(
+            gate.turn(now + Duration::from_secs(1)),
+            Some(Duration::from_millis(3_100)),
+            "the refused took no turn"
+        );
     }
 
     #[tokio::test]

@@ -42,7 +42,9 @@ mod tests {
 
     fn status(pairs: &[(&'static str, &'static str)]) -> Option<u16> {
         let mut headers = HeaderMap::new();
-        pairs.iter().for_each(|(name, value)| drop(headers.append(*name, HeaderValue::from_static(value))));
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
         refusal(&headers).map(|refusal| refusal.status().as_u16())
     }
 

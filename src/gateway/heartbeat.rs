@@ -7,16 +7,14 @@
 //! the count: the end of the replay brings the cursor.
 
 use axum::extract::ws::Message;
-use futures_util::SinkExt;
+use everpost_core::name::ConversationId;
 use serde_json::json;
 
 use super::{
     connection::{Connection, End},
     frame,
     replay::From,
-    write,
 };
-use everpost_core::name::ConversationId;
 
 impl Connection {
     /// Sends a heartbeat, for programs and as the protocol has it.
@@ -30,8 +28,7 @@ impl Connection {
             data["seq"] = self.given.seq.into();
         }
         self.feed(frame::plain("ping", scope, None, data)).await?;
-        let ping = write::watch(self.socket.feed(Message::Ping(Vec::new().into()))).await;
-        self.written(ping)
+        self.feed_any(Message::Ping(Vec::new().into())).await
     }
 
     /// Reads again what got lost on its way here.

@@ -219,3 +219,23 @@ pub(crate) async fn after(
     records.truncate(limit);
     Ok(records)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(offset: u64, bytes: usize) -> Record {
+        let (header, data) = (bytes::Bytes::new(), vec![b'x'; bytes].into());
+        Record { position: Position::new(1, offset), header, data }
+    }
+
+    #[test]
+    fn a_page_is_cut_before_it_is_too_heavy() {
+        let mut records: Vec<Record> = (1..=3).map(|offset| record(offset, PAGE_BYTES / 2)).collect();
+        assert_eq!(shorten(&mut records), Some(Position::new(1, 2)));
+        assert_eq!((records.len(), shorten(&mut records)), (2, None));
+        let mut large = vec![record(1, 2 * PAGE_BYTES), record(2, 1)];
+        assert_eq!(shorten(&mut large), Some(Position::new(1, 1)), "one is handed out whatever it weighs");
+        assert_eq!(shorten(&mut Vec::new()), None);
+    }
+}

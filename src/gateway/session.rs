@@ -54,12 +54,9 @@ impl Item {
         match self {
             Self::Run(run) => run.bytes,
             Self::Text(text) | Self::Ephemeral(text) => text.len(),
-            Self::Heartbeat
-            | Self::Joined(..)
-            | Self::Left(_)
-            | Self::Lost(..)
-            | Self::Missed(..)
-            | Self::Lagging => 64,
+            Self::Heartbeat | Self::Joined(..) | Self::Left(_) | Self::Lost(..) | Self::Missed(..) | Self::Lagging => {
+                64
+            }
         }
     }
 }

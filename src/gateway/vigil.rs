@@ -103,3 +103,117 @@ impl Vigil {
         missed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use everpost_core::{
+        event::Draft,
+        identity::Digest,
+        log::{Durability, Top, sqlite::SqliteLog},
+        name::{EventName, InstanceId, UserId},
+        relay::{Topic, local::LocalRelay},
+    };
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::gateway::{
+        frame::{Frame, Run},
+        session::{Item, Session},
+    };
+
+    fn room() -> ConversationId {
+        ConversationId::new("room").expect("a name")
+    }
+
+    fn draft() -> Draft {
+        Draft {
+            conversation: room(),
+            name: EventName::new("new_message").expect("a name"),
+            message_id: Uuid::now_v7(),
+            sender: UserId::new("alice").expect("a name"),
+            key: None,
+            body: Digest::of_body(&[]),
+            created_ms: 1,
+            data: "{}".into(),
+            verified: None,
+        }
+    }
+
+    async fn log(folder: &tempfile::TempDir, events: usize) -> Arc<dyn Log> {
+        let log = SqliteLog::open(&folder.path().join("log.db"), Durability::Memory).await.expect("it opens");
+        let known = [Top { conversation: room(), seq: 0 }];
+        log.hydrate(Partition(0), log.generation(Partition(0)), &known).await.expect("it takes them");
+        log.append(Partition(0), &vec![draft(); events]).await.expect("it accepts them");
+        Arc::new(log)
+    }
+
+    /// The run with one number of the room.
+    async fn run(log: &Arc<dyn Log>, seq: u64) -> Arc<Run> {
+        let everpost_core::log::Tail::Records(records) =
+            log.read_after(Partition(0), Position::ZERO, 100).await.expect("readable")
+        else {
+            panic!("nothing was trimmed")
+        };
+        let base = Arc::new(everpost_core::cursor::Cursor::start(log.epoch(), log.partitions()));
+        let frames = vec![Frame::of(&records[seq as usize - 1], &base).expect("readable")];
+        Arc::new(Run { conversation: room(), partition: Partition(0), base, frames, bytes: 1 })
+    }
+
+    /// A hub with one session in the room.
+    async fn hub() -> (Arc<Hub>, Arc<Session>) {
+        let relay: Arc<dyn everpost_core::relay::Relay> = Arc::new(LocalRelay::new());
+        let (hub, registrar) = Hub::new(InstanceId::random(), relay);
+        tokio::spawn(registrar);
+        let session = Arc::new(Session::new(UserId::new("bob").expect("a name"), u64::MAX, 1_000, 0));
+        hub.join(&session, vec![Topic::Conversation(room())]).await.expect("it is registered");
+        (hub, session)
+    }
+
+    /// What a session was given: numbers of runs, and after which number something was missed.
+    fn given(session: &Session) -> Vec<(&'static str, u64)> {
+        let items = session.take().items.into_iter();
+        let told = items.map(|item| match item {
+            Item::Run(run) => ("run", run.frames[0].seq),
+            Item::Missed(_, after) => ("missed", after),
+            other => panic!("{other:?}"),
+        });
+        told.collect()
+    }
+
+    #[tokio::test]
+    async fn a_run_that_does_not_follow_shows_what_is_missing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (log, (hub, session)) = (log(&folder, 5).await, hub().await);
+        for (seq, gap) in [(2, false), (3, false), (3, false), (2, false), (5, true)] {
+            assert_eq!(hub.deliver(&run(&log, seq).await), gap, "{seq}");
+        }
+        assert_eq!(given(&session), [("run", 2), ("run", 3), ("run", 3), ("run", 2), ("missed", 3), ("run", 5)]);
+    }
+
+    #[tokio::test]
+    async fn the_last_one_is_missed_once_fan_out_has_passed_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (log, (hub, session)) = (log(&folder, 3).await, hub().await);
+        let mut vigil = Vigil::new(hub.clone(), log.clone(), Duration::from_secs(30));
+        hub.deliver(&run(&log, 2).await);
+        given(&session);
+        vigil.look().await.expect("the log answers");
+        assert_eq!(vigil.judge(&[Position::ZERO]), 0, "fan-out is not there yet");
+        let ends = log.ends().await.expect("the log answers");
+        assert_eq!(vigil.judge(&ends), 1);
+        assert_eq!(given(&session), [("missed", 2)]);
+        vigil.look().await.expect("the log answers");
+        assert_eq!(vigil.judge(&ends), 0, "it was read, which is enough");
+        assert!(given(&session).is_empty());
+    }
+
+    #[tokio::test]
+    async fn nobody_misses_what_came_before_there_was_anybody() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (log, (hub, session)) = (log(&folder, 3).await, hub().await);
+        let mut vigil = Vigil::new(hub.clone(), log.clone(), Duration::from_secs(30));
+        vigil.look().await.expect("the log answers");
+        assert_eq!(vigil.judge(&log.ends().await.expect("the log answers")), 0);
+        assert!(given(&session).is_empty());
+    }
+}

@@ -101,7 +101,8 @@ async fn who_neither_reads_nor_answers_is_cut_off() {
     app.conversation("room", &["bob"]).await;
     let _half_open = open(&app, "bob", "/v1/ws").await;
     flood(&app, 240).await;
-    eventually("the gateway has let go of it", async || app.metric("everpost_gateway_connections").await == Some(0.0)).await;
+    eventually("the gateway has let go of it", async || app.metric("everpost_gateway_connections").await == Some(0.0))
+        .await;
 }
 
 /// While it is being written to, nothing it says is read; that it takes what it is sent shows that it is there.

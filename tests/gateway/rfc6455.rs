@@ -274,7 +274,9 @@ async fn a_goodbye_may_say_why() {
     let app = app().await;
     let longest = "x".repeat(123);
     let mut good: Vec<(u16, &str)> = vec![(1000, ""), (1000, "done"), (1000, &longest), (1000, "κόσμε")];
-    good.extend([1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4999].map(|code| (code, "")));
+    good.extend(
+        [1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4999].map(|code| (code, "")),
+    );
     for (code, reason) in good {
         let mut raw = open(&app).await;
         raw.write(&raw::close(code, reason.as_bytes())).await;
@@ -322,7 +324,8 @@ async fn the_opening_handshake_is_checked_line_by_line() {
     let path = format!("/v1/ws?token={}", app.token("alice"));
     let good = raw::upgrade(app.address(0), &path);
     let with = |name: &str, value: Option<&str>| {
-        let mut lines: Vec<String> = good.iter().filter(|line| !line.starts_with(&format!("{name}:"))).cloned().collect();
+        let mut lines: Vec<String> =
+            good.iter().filter(|line| !line.starts_with(&format!("{name}:"))).cloned().collect();
         lines.extend(value.map(|value| format!("{name}: {value}")));
         lines
     };

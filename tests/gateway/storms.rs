@@ -28,7 +28,10 @@ async fn more_than_can_come_in_at_once_wait_or_are_sent_away_with_a_time() {
     let let_in = arrivals.iter().filter(|(status, _)| *status == 101).count();
     assert!((2..30).contains(&let_in), "{arrivals:?}");
     let sent_away: Vec<_> = arrivals.iter().filter(|(status, _)| *status != 101).collect();
-    assert!(sent_away.iter().all(|(status, wait)| *status == 503 && wait.is_some_and(|wait| wait >= 1)), "{sent_away:?}");
+    assert!(
+        sent_away.iter().all(|(status, wait)| *status == 503 && wait.is_some_and(|wait| wait >= 1)),
+        "{sent_away:?}"
+    );
     let waits: std::collections::HashSet<_> = sent_away.iter().map(|(_, wait)| wait).collect();
     assert!(waits.len() > 1, "not all at the same time again: {waits:?}");
 }

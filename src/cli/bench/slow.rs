@@ -53,9 +53,8 @@ pub(super) async fn run(settings: &Settings, args: &SlowArgs) -> Result<Vec<Repo
     let grown = process::resident_kib(&settings.pids)?.saturating_sub(memory);
     let closed = closed || noise.is_finished();
     noise.abort();
-    let reports = [("before", &before), ("with stalled", &during)].map(|(name, outcome)| {
-        outcome.of_delivering(Report::new("slow", name).count("others", args.others as u64))
-    });
+    let reports = [("before", &before), ("with stalled", &during)]
+        .map(|(name, outcome)| outcome.of_delivering(Report::new("slow", name).count("others", args.others as u64)));
     let p99 = |report: &Report| report.value("delivery_p99_ms").unwrap_or_default();
     let ratio = p99(&reports[1]) / p99(&reports[0]).max(f64::MIN_POSITIVE);
     let verdict = Report::new("slow", "verdict")
