@@ -12,7 +12,7 @@ use crate::{
     harness::{
         app::{API_KEY, App},
         eventually::eventually,
-        raw::{FIN, PING, Raw, TEXT, frame},
+        raw::{FIN, PING, Raw, TEXT, frame, upgrade},
     },
 };
 
@@ -110,28 +110,32 @@ async fn who_neither_reads_nor_answers_is_cut_off() {
 async fn who_reads_slowly_stays() {
     let app = App::embedded_with(&[QUICK, ("heartbeat_timeout", "3s")]).await;
     app.conversation("room", &["bob"]).await;
-    let mut bob = open(&app, "bob", "/v1/ws").await;
-    flood(&app, 240).await;
-    let mut seq = 0;
-    while seq < 240 {
-        if seq % 20 == 0 && seq < 120 {
-            sleep(Duration::from_secs(1)).await;
+    let path = format!("/v1/ws?token={}", app.token("bob"));
+    let mut bob = Raw::narrow(app.address(0)).await;
+    assert!(bob.request(&upgrade(app.address(0), &path)).await.starts_with("HTTP/1.1 101"));
+    let reading = async {
+        let mut seq = 0;
+        while seq < 72 {
+            let Value::Object(frame) = next(&mut bob).await else { continue };
+            if frame["event"] == "new_message" {
+                seq += 1;
+                assert_eq!(frame["seq"], seq, "in order");
+                if seq % 4 == 0 && seq <= 40 {
+                    sleep(Duration::from_secs(1)).await;
+                }
+            }
         }
-        let frame = bob.next().await.expect("it stays open");
-        if frame.opcode == PING {
-            bob.write(&frame_of_pong()).await;
-            continue;
-        }
-        let frame: Value = serde_json::from_slice(&frame.payload).unwrap_or_default();
-        if frame["event"] == "new_message" {
-            seq += 1;
-            assert_eq!(frame["seq"], seq, "in order");
-        }
-    }
+    };
+    tokio::join!(reading, flood(&app, 72));
 }
 
-fn frame_of_pong() -> Vec<u8> {
-    frame(FIN | TEXT, b"{\"type\":\"pong\"}")
+/// What the next frame says; pings are answered, as soon as they are read.
+async fn next(raw: &mut Raw) -> Value {
+    let next = raw.next().await.expect("it stays open");
+    if next.opcode == PING {
+        raw.write(&frame(FIN | TEXT, b"{\"type\":\"pong\"}")).await;
+    }
+    serde_json::from_slice(&next.payload).unwrap_or_default()
 }
 
 /// Fan-out says that it has handed over what nobody got.

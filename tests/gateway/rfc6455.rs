@@ -301,8 +301,8 @@ async fn what_is_too_long_is_1009_however_much_is_behind_it() {
     let fragments = |count: usize| (0..count).flat_map(fragment).collect::<Vec<u8>>();
     let list: [(&str, Vec<u8>); 5] = [
         ("one byte", frame(FIN | TEXT, &vec![b' '; LIMIT + 1])),
-        ("the head alone", raw::head(FIN | BINARY, 1 << 40)),
-        ("a length nobody can have", raw::head(FIN | TEXT, usize::MAX)),
+        ("the head alone", raw::bare(FIN | BINARY, 1 << 40)),
+        ("a length nobody can have", raw::bare(FIN | TEXT, usize::MAX)),
         ("fragments", fragments(17)),
         ("fragments without an end", fragments(200)),
     ];

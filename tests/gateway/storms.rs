@@ -45,7 +45,7 @@ async fn who_comes_while_the_process_stops_is_told_to_come_back() {
     for number in 0..60_u64 {
         let path = path.clone();
         arrivals.spawn(async move {
-            tokio::time::sleep(Duration::from_micros(300 * number)).await;
+            tokio::time::sleep(Duration::from_millis(15 * number)).await;
             let Ok(stream) = tokio::net::TcpStream::connect(address).await else { return None };
             let mut raw = Raw::over(stream);
             let answer = raw.try_request(&raw::upgrade(address, &path)).await?;
@@ -56,7 +56,7 @@ async fn who_comes_while_the_process_stops_is_told_to_come_back() {
             Some(raw.closed().await.map_or(1006, |close| close.0))
         });
     }
-    tokio::time::sleep(Duration::from_millis(9)).await;
+    tokio::time::sleep(Duration::from_millis(450)).await;
     app.stop().await;
     let ends: Vec<u16> = arrivals.join_all().await.into_iter().flatten().collect();
     assert!(!ends.is_empty() && ends.iter().all(|code| *code == 1001), "{ends:?}");

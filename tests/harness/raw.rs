@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
@@ -58,8 +58,13 @@ pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// The head of a masked frame whose payload never comes.
+pub(crate) fn bare(first: u8, length: usize) -> Vec<u8> {
+    [head(first, length), MASK.to_vec()].concat()
+}
+
 /// The head of a masked frame, up to its length.
-pub(crate) fn head(first: u8, length: usize) -> Vec<u8> {
+fn head(first: u8, length: usize) -> Vec<u8> {
     let mut head = vec![first];
     match length {
         0..=125 => head.push(0x80 | length as u8),
@@ -97,6 +102,13 @@ impl Raw {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("it listens");
         Self::over(stream)
+    }
+
+    /// The same with as little room for what was not read as a socket can have.
+    pub(crate) async fn narrow(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4_096).expect("it can be narrow");
+        Self::over(socket.connect(address).await.expect("it listens"))
     }
 
     /// The same over a connection that is there.
