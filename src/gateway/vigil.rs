@@ -143,7 +143,8 @@ mod tests {
         let log = SqliteLog::open(&folder.path().join("log.db"), Durability::Memory).await.expect("it opens");
         let known = [Top { conversation: room(), seq: 0 }];
         log.hydrate(Partition(0), log.generation(Partition(0)), &known).await.expect("it takes them");
-        log.append(Partition(0), &vec![draft(); events]).await.expect("it accepts them");
+        let drafts: Vec<Draft> = (0..events).map(|_| draft()).collect();
+        log.append(Partition(0), &drafts).await.expect("it accepts them");
         Arc::new(log)
     }
 
