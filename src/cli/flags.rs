@@ -45,6 +45,9 @@ pub(super) struct Flags {
     /// Connections of one address [default: 10]
     #[arg(long, global = true, value_name = "N")]
     max_connections_per_address: Option<String>,
+    /// Connections let in a second [default: 1000]
+    #[arg(long, global = true, value_name = "N")]
+    accept_rate: Option<String>,
     /// Publishes a second of one user [default: 20000]
     #[arg(long, global = true, value_name = "N")]
     publish_rate: Option<String>,
@@ -65,7 +68,7 @@ impl Flags {
         crate::config::effective(self.config.as_deref(), &self.overrides())
     }
 
-    fn overrides(&self) -> [(&'static str, Option<String>); 14] {
+    fn overrides(&self) -> [(&'static str, Option<String>); 15] {
         [
             ("listen", self.listen.clone()),
             ("admin_listen", self.admin_listen.clone()),
@@ -78,6 +81,7 @@ impl Flags {
             ("max_connections", self.max_connections.clone()),
             ("max_connections_per_user", self.max_connections_per_user.clone()),
             ("max_connections_per_address", self.max_connections_per_address.clone()),
+            ("accept_rate", self.accept_rate.clone()),
             ("publish_rate", self.publish_rate.clone()),
             ("log_format", self.log_format.clone()),
             ("log", self.log.clone()),
