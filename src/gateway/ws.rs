@@ -7,7 +7,7 @@ use axum::{
         ConnectInfo, State,
         ws::{WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
     },
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
 use everpost_core::name::ConversationId;
@@ -81,12 +81,7 @@ async fn open(
     if !may_open(headers, &gateway.allowed_origins) {
         return ApiError::Forbidden("pages of this origin may not connect").into_response();
     }
-    if gateway.stopping.is_cancelled() || !gateway.admission.has_room() {
-        gateway.metrics.refused();
-        let full = ApiError::Unavailable("this instance is full, try another").into_response();
-        return (StatusCode::SERVICE_UNAVAILABLE, full).into_response();
-    }
-    if let Err(refusal) = gateway.gate.enter(&gateway.stopping).await {
+    if let Err(refusal) = take_turn(&gateway).await {
         gateway.metrics.refused();
         return refusal.into_response();
     }
@@ -107,6 +102,17 @@ async fn open(
         // The tracker outlives the server, which does not know upgraded connections.
         tasks.track_future(connection)
     })
+}
+
+/// Waits for a turn, if there is room for this connection and still is when its turn has come.
+async fn take_turn(gateway: &Gateway) -> Result<(), ApiError> {
+    let has_room = || {
+        let is_open = !gateway.stopping.is_cancelled() && gateway.admission.has_room();
+        is_open.then_some(()).ok_or(ApiError::Unavailable("this instance is full, try another"))
+    };
+    has_room()?;
+    gateway.gate.enter(&gateway.stopping).await?;
+    has_room()
 }
 
 /// Browsers send an origin; it must be the server's own or an allowed one. Tokens are what grants access, this keeps

@@ -76,3 +76,12 @@ async fn a_promise_that_would_be_a_lie_is_refused_at_the_start() {
     assert_eq!(done.status.code(), Some(1));
     assert!(complaint(&done).contains("set appendfsync always"), "{}", complaint(&done));
 }
+
+#[test]
+fn too_few_open_files_for_its_connections_are_reported() {
+    let (lines, _) = findings(&[], "limits");
+    assert!(matches!(&lines[..], [line] if line.starts_with("ok") && line.contains("1000 connections")), "{lines:?}");
+    let (lines, content) = findings(&["--max-connections", "99999999999"], "limits");
+    assert!(!content && matches!(&lines[..], [line] if line.starts_with("FIX")), "{lines:?}");
+    assert!(lines[0].contains("LimitNOFILE") && lines[0].contains("max_connections"), "{lines:?}");
+}
