@@ -190,3 +190,14 @@ async fn who_connects_while_the_log_is_away_waits_for_it() {
     app.redis().signal("CONT");
     alice.greeted().await;
 }
+
+#[tokio::test]
+async fn who_waits_for_it_in_vain_is_told_when_to_come_back() {
+    let app = App::distributed().await;
+    app.conversation("room", &["alice"]).await;
+    app.redis().signal("STOP");
+    let mut alice = app.open("/v1/ws", Some(&app.token("alice"))).await;
+    let reason = alice.expect_close(1013).await;
+    assert!(reason.contains("reconnect in"), "{reason}");
+    app.redis().signal("CONT");
+}
