@@ -21,6 +21,10 @@ use crate::{
 /// Clients that come back all at once wait here; the system's usual 128 would turn most of them away for a second.
 const BACKLOG: u32 = 8_192;
 
+/// What the system may hold for a client that does not read. It would grow to megabytes by itself; beyond this frames
+/// wait in the outbox, which knows what to drop.
+const SEND_BUFFER: u32 = 256 * 1024;
+
 /// What a process does.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -134,6 +138,7 @@ fn admin_listener(settings: &Settings, address: SocketAddr) -> anyhow::Result<(T
 fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
     socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?; // accepted connections inherit it
     let listener = socket
         .bind(address)
         .and_then(|()| socket.listen(BACKLOG))

@@ -106,6 +106,7 @@ pub struct Settings {
     max_connections: usize,
     max_connections_per_user: usize,
     max_connections_per_address: usize,
+    accept_rate: NonZeroU32,
     max_message_bytes: usize,
     max_queue_bytes: usize,
     publish_rate: NonZeroU32,
@@ -263,6 +264,7 @@ impl Settings {
             max_connections: self.max_connections,
             max_connections_per_user: self.max_connections_per_user,
             max_connections_per_address: self.max_connections_per_address,
+            accept_rate: self.accept_rate,
             max_message_bytes: self.max_message_bytes,
             max_queue_bytes: self.max_queue_bytes,
             publish_rate: self.publish_rate,
@@ -382,6 +384,6 @@ mod tests {
     fn every_setting_is_in_the_default_file() {
         let known: Vec<&str> = DEFAULTS.lines().filter_map(setting_name).collect();
         assert!(known.contains(&"token_secret") && known.contains(&"heartbeat"));
-        assert_eq!(known.len(), 34, "{known:?}");
+        assert_eq!(known.len(), 35, "{known:?}");
     }
 }

@@ -9,5 +9,6 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod gateway;
+mod open_files;
 pub mod shutdown;
 pub mod telemetry;

@@ -26,7 +26,7 @@ export const backoff = (attempt, random = Math.random) => random() * Math.min(50
 export function afterClose(code, reason = "") {
   const refused = { 4001: "the token was refused or has expired", 4003: "access was denied" }[code];
   if (refused) return { stop: reason || refused };
-  const named = code === 1001 && /(\d+)\s*ms/.exec(reason);
+  const named = [1001, 1013].includes(code) && /(\d+)\s*ms/.exec(reason);
   return named ? { delay: Number(named[1]) } : {};
 }
 
@@ -147,7 +147,7 @@ export class Outbox {
  */
 export class EverpostClient extends EventTarget {
   #socket; #timer; #ticker; #replay; #acked; #start; #saving;
-  #ready = false; #attempt = 0; #heard = 0; #silence = 0; #pausedUntil = 0; #downSince = 0;
+  #ready = false; #attempt = 0; #heard = 0; #silence = 0; #pausedUntil = 0; #downSince = 0; #frames = 0;
 
   /** @param {{token: string, user: string, base?: string, storage?: Storage, WebSocket?: typeof WebSocket}} options */
   constructor({ token, user, base = location.href, storage = sessionStorage, WebSocket = globalThis.WebSocket }) {
@@ -244,7 +244,7 @@ export class EverpostClient extends EventTarget {
     this.#heard = Date.now();
     switch (frame.event) {
       case "connected": return this.#connected(data);
-      case "ping": return this.write({ type: "pong" });
+      case "ping": return this.#pinged(data);
       case "ack":
         this.#outboxChanged(this.outbox.accepted(frame.id, data), "accepted");
         return this.#pump();
@@ -261,11 +261,19 @@ export class EverpostClient extends EventTarget {
     }
     if (!Number.isInteger(frame.seq)) return this.#tell("event", frame);
     const live = !this.#replay;
+    this.#frames += 1;
     if (this.#replay) this.#replay.missed += 1;
     const key = data.extra_metadata?.client_id && `${data.sender_id} ${data.extra_metadata.client_id}`;
     if (this.tally(frame.conversation_id).see(frame.seq, live, key)) this.#tell("message", { frame, live });
     this.cursor = frame.cursor ?? this.cursor; // only now, so that what was not handled is asked for again
     this.#tell("counts");
+  }
+
+  /** Frames arrive in order, so whoever has counted fewer than the server gave lacks something: it comes back for it. */
+  #pinged({ frames = this.#frames, cursor }) {
+    this.write({ type: "pong" });
+    if (frames > this.#frames) return this.connect();
+    if (!this.#replay) this.cursor = cursor ?? this.cursor; // it moves on while our conversations are silent
   }
 
   #connected({ cursor, heartbeat_seconds = 30, instance_id }) {
@@ -339,6 +347,7 @@ export class EverpostClient extends EventTarget {
     if (this.#socket) this.#socket.onmessage = this.#socket.onclose = null;
     this.#socket?.close();
     this.#socket = this.#timer = this.#replay = this.#acked = this.#ready = undefined;
+    this.#frames = 0;
     this.outbox.rewind();
     this.#save();
   }

@@ -21,8 +21,8 @@ test("waiting is jittered over a ceiling that stops at five seconds", () => {
 
 test("close codes say whether and when to come back", () => {
   assert.ok(afterClose(4001).stop && afterClose(4003).stop);
-  assert.deepEqual(afterClose(1001, "reconnect in 1234 ms"), { delay: 1234 });
-  for (const code of [1000, 1001, 1006, 1011, 4008, 4009, 4029]) assert.deepEqual(afterClose(code, ""), {});
+  for (const code of [1001, 1013]) assert.deepEqual(afterClose(code, "reconnect in 1234 ms"), { delay: 1234 });
+  for (const code of [1000, 1001, 1006, 1011, 1013, 4008, 4009, 4029]) assert.deepEqual(afterClose(code, ""), {});
 });
 
 test("received counts numbers, the first of which may be any", () => {
@@ -298,6 +298,24 @@ test("marks are told as they move", () => {
   sockets[0].says("message_read", { user_id: "bob", up_to: 2 }, room);
   assert.deepEqual(told, [["bob", 3, undefined], ["bob", undefined, 2]]);
   assert.deepEqual(client.marks.get("demo").reached("alice"), { delivered: 3, read: 2 });
+});
+
+test("a heartbeat shows that the last frame is missing, and moves the cursor on when none is", () => {
+  const client = connected();
+  sockets[0].event(1);
+  sockets[0].says("ping", { frames: 1, cursor: "c9" });
+  assert.equal(client.cursor, "c9");
+  sockets[0].says("ping", { frames: 2, cursor: "c10" });
+  assert.equal(sockets.length, 2, "it comes back for what it lacks");
+  assert.equal(sockets[1].url.searchParams.get("cursor"), "c9");
+  sockets[1].says("connected", { cursor: "c9" });
+  sockets[1].says("replay_started");
+  sockets[1].event(2);
+  sockets[1].says("ping", { frames: 1 });
+  sockets[1].says("ping", { frames: 1, cursor: "c99" });
+  assert.equal(client.cursor, "c2", "not in the middle of a replay");
+  assert.equal(sockets.length, 2);
+  assert.deepEqual(client.tally("demo").counts(), { received: 2, lost: 0, twice: 0 });
 });
 
 test("silence is taken for a dead connection", () => {

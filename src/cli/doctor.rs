@@ -9,10 +9,7 @@ use everpost_core::{
 use secrecy::SecretString;
 
 use super::{explain, flags::Flags};
-use crate::{config::EngineSettings, gateway::jwks::JwksSource};
-
-/// Fewer open files than this are too few for a gateway with its default limits.
-const ENOUGH_FILES: u64 = 4_096;
+use crate::{config::EngineSettings, gateway::jwks::JwksSource, open_files};
 
 /// One thing looked at: fine, or what to change.
 struct Finding {
@@ -44,7 +41,7 @@ pub(super) async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     if let Some(source) = settings.jwks()? {
         findings.push(jwks(&source).await);
     }
-    findings.push(open_files());
+    findings.push(limits(settings.limits().max_connections));
     for Finding { subject, fine, words } in &findings {
         println!("{} {subject:<10} {words}", if *fine { "ok  " } else { "FIX " });
     }
@@ -115,16 +112,10 @@ async fn jwks(source: &JwksSource) -> Finding {
     }
 }
 
-/// The soft limit of open files, as the kernel tells it.
-fn open_files() -> Finding {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let soft = line.and_then(|line| line.split_whitespace().next()).and_then(|soft| soft.parse::<u64>().ok());
-    match soft {
-        Some(soft) if soft < ENOUGH_FILES => {
-            Finding::wrong("limits", format!("only {soft} open files: raise it, `ulimit -n 65536` or LimitNOFILE"))
-        }
-        Some(soft) => Finding::fine("limits", format!("{soft} open files")),
-        None => Finding::fine("limits", "open files: not limited as far as one can see"),
+/// Whether the hard limit of open files, to which a gateway raises its own, is enough for its connections.
+fn limits(max_connections: usize) -> Finding {
+    match open_files::shortage(max_connections) {
+        Some(shortage) => Finding::wrong("limits", shortage),
+        None => Finding::fine("limits", format!("enough open files for {max_connections} connections")),
     }
 }

@@ -51,6 +51,9 @@ pub(super) struct Flags {
     /// Connections of one address [default: 10]
     #[arg(long, global = true, value_name = "N")]
     max_connections_per_address: Option<String>,
+    /// Connections let in a second [default: 1000]
+    #[arg(long, global = true, value_name = "N")]
+    accept_rate: Option<String>,
     /// Publishes a second of one user [default: 20000]
     #[arg(long, global = true, value_name = "N")]
     publish_rate: Option<String>,
@@ -71,7 +74,7 @@ impl Flags {
         crate::config::effective(self.config.as_deref(), &self.overrides())
     }
 
-    fn overrides(&self) -> [(&'static str, Option<String>); 16] {
+    fn overrides(&self) -> [(&'static str, Option<String>); 17] {
         [
             ("listen", self.listen.clone()),
             ("admin_listen", self.admin_listen.clone()),
@@ -86,6 +89,7 @@ impl Flags {
             ("max_connections", self.max_connections.clone()),
             ("max_connections_per_user", self.max_connections_per_user.clone()),
             ("max_connections_per_address", self.max_connections_per_address.clone()),
+            ("accept_rate", self.accept_rate.clone()),
             ("publish_rate", self.publish_rate.clone()),
             ("log_format", self.log_format.clone()),
             ("log", self.log.clone()),

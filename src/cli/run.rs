@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{flags::Flags, welcome};
 use crate::{
     app::{App, Plan},
-    shutdown, telemetry,
+    open_files, shutdown, telemetry,
 };
 
 /// Where `serve` has its admin listener unless it is told otherwise.
@@ -47,6 +47,10 @@ pub(super) async fn worker(flags: &Flags, args: WorkerArgs) -> anyhow::Result<()
 async fn run(flags: &Flags, plan: Plan, welcomes: bool) -> anyhow::Result<()> {
     let settings = flags.settings()?;
     telemetry::start(settings.log_format, &settings.log)?;
+    open_files::raise();
+    if let Some(shortage) = open_files::shortage(settings.limits().max_connections).filter(|_| plan.gateway) {
+        tracing::warn!("{shortage}");
+    }
     let stop = CancellationToken::new();
     shutdown::on_signals(stop.clone())?;
     tracing::debug!(filter = settings.log, "log lines are written");

@@ -1,7 +1,21 @@
 //! Why the server closes a WebSocket: one table. 4001 and 4003 tell a client not to come back without a change.
 
-use axum::extract::ws::{CloseFrame, Message};
-use tokio_tungstenite::tungstenite::Error;
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use everpost_core::retry::Policy;
+use futures_util::SinkExt;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::{Error, error::ProtocolError};
+
+use super::{
+    FAREWELL,
+    error::{ApiError, wait_ms},
+};
+
+/// How long a client is sent away for when we cannot serve it now, at least, and the random time on top of it.
+const SHORTEST_WAIT: Duration = Duration::from_millis(500);
+const SPREAD: Policy = Policy { base: Duration::from_secs(5), cap: Duration::from_secs(5) };
 
 /// A reason to close, with its code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +30,8 @@ pub(crate) enum Close {
     TooBig { limit: usize },
     /// Something failed on our side.
     Internal,
+    /// What we need does not answer; come back after so many milliseconds.
+    TryLater { reconnect_after_ms: u64 },
     /// No token, not ours, or run out.
     Unauthenticated(&'static str),
     /// No part in this conversation.
@@ -34,9 +50,23 @@ impl Close {
         match error.into_inner().downcast::<Error>().map(|error| *error) {
             Ok(Error::Capacity(_)) => Some(Self::TooBig { limit }),
             Ok(Error::Utf8(_)) => Some(Self::NotText),
+            // It has closed its side: whatever it would be told, it does not expect an answer any more.
+            Ok(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => None,
             Ok(Error::Protocol(_)) => Some(Self::ProtocolError),
             _ => None,
         }
+    }
+
+    /// What a failure on our side deserves.
+    pub(crate) fn of(error: &ApiError) -> Self {
+        match error {
+            ApiError::Unavailable(_) | ApiError::Overloaded { .. } => Self::try_later(),
+            _ => Self::Internal,
+        }
+    }
+
+    pub(crate) fn try_later() -> Self {
+        Self::TryLater { reconnect_after_ms: wait_ms(SHORTEST_WAIT + SPREAD.delay(0)) }
     }
 
     pub(crate) fn code(&self) -> u16 {
@@ -46,6 +76,7 @@ impl Close {
             Self::NotText => 1007,
             Self::TooBig { .. } => 1009,
             Self::Internal => 1011,
+            Self::TryLater { .. } => 1013,
             Self::Unauthenticated(_) => 4001,
             Self::Forbidden => 4003,
             Self::TooSlow => 4008,
@@ -61,6 +92,7 @@ impl Close {
             Self::NotText => "text frames must be UTF-8".to_owned(),
             Self::TooBig { limit } => format!("a message may have at most {limit} bytes"),
             Self::Internal => "internal error".to_owned(),
+            Self::TryLater { reconnect_after_ms } => format!("try again later, reconnect in {reconnect_after_ms} ms"),
             Self::Unauthenticated(why) | Self::TooMany(why) => (*why).to_owned(),
             Self::Forbidden => "access denied".to_owned(),
             Self::TooSlow => "too slow, resume with your cursor".to_owned(),
@@ -68,7 +100,22 @@ impl Close {
         }
     }
 
-    pub(crate) fn message(&self) -> Message {
+    fn message(&self) -> Message {
         Message::Close(Some(CloseFrame { code: self.code(), reason: self.reason().into() }))
     }
+
+    /// Closes our side and waits a moment for the client to close its own.
+    pub(crate) async fn tell(&self, socket: &mut WebSocket) {
+        let farewell = async {
+            socket.send(self.message()).await?;
+            while let Some(Ok(_)) = socket.recv().await {} // until the client has closed its side
+            Ok::<_, axum::Error>(())
+        };
+        let _ = timeout(FAREWELL, farewell).await; // it may be long gone
+    }
+}
+
+/// Answers the client's goodbye. The answer was made when the goodbye was read; it only has to be sent.
+pub(crate) async fn answer(socket: &mut WebSocket) {
+    let _ = timeout(FAREWELL, socket.flush()).await; // it may be long gone
 }

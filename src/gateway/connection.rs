@@ -9,17 +9,16 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
+use axum::extract::ws::{Message, WebSocket};
 use everpost_core::{
     cursor::Cursor, event::Record, name::ConversationId, partition::Partition, position::Position, relay::Topic,
 };
-use futures_util::SinkExt;
 use serde_json::json;
 
 use super::{
     Gateway,
     auth::Principal,
-    close::Close,
+    close::{self, Close},
     error::ApiError,
     frame::{self, Frame, Run},
     replay::{From, Page, Replay},
@@ -62,11 +61,22 @@ pub(super) struct Connection {
     pub(super) held_bytes: usize,
     /// Live runs were dropped and are still to be made up for.
     pub(super) lagging: bool,
+    /// How many sequenced frames it was given, and the number in the last one; heartbeats tell.
+    pub(super) given: Given,
+}
+
+/// What a connection was given.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Given {
+    pub(super) frames: u64,
+    pub(super) seq: u64,
 }
 
 /// Why the connection ends: with a close frame of ours, or because the client is gone.
 pub(super) enum End {
     Close(Close),
+    /// The client said goodbye and waits for the answer.
+    Bye,
     Gone,
 }
 
@@ -79,7 +89,7 @@ impl std::convert::From<axum::Error> for End {
 impl std::convert::From<ApiError> for End {
     fn from(error: ApiError) -> Self {
         tracing::debug!(%error, "a connection ends because something it needs failed");
-        Self::Close(Close::Internal)
+        Self::Close(Close::of(&error))
     }
 }
 
@@ -94,7 +104,7 @@ impl Connection {
         let seen = Cursor::start(gateway.log.epoch(), gateway.partitions);
         let (rooms, muted, floors) = (HashSet::new(), HashSet::new(), Vec::new());
         let (catchups, held) = (VecDeque::new(), VecDeque::new());
-        let (held_bytes, lagging) = (0, false);
+        let (held_bytes, lagging, given) = (0, false, Given::default());
         Self {
             gateway,
             session,
@@ -111,24 +121,23 @@ impl Connection {
             held,
             held_bytes,
             lagging,
+            given,
         }
     }
 
     /// Serves the connection to its end and tidies up behind it.
     pub(super) async fn run(mut self, start: Start) {
-        let end = match Box::pin(self.begin(start)).await {
-            Ok(()) => self.serve().await,
-            Err(end) => end,
+        let session = self.session.clone();
+        let end = tokio::select! {
+            end = self.serve(start) => end,
+            close = session.overdue(super::FAREWELL) => End::Close(close),
         };
         self.gateway.hub.remove(&self.session, self.rooms.iter());
         Box::pin(self.stop_typing()).await;
-        if let End::Close(close) = end {
-            let farewell = async {
-                self.socket.send(close.message()).await?;
-                while let Some(Ok(_)) = self.socket.recv().await {} // until the client has closed its side
-                Ok::<_, axum::Error>(())
-            };
-            let _ = tokio::time::timeout(super::FAREWELL, farewell).await; // it may be long gone
+        match end {
+            End::Close(close) => close.tell(&mut self.socket).await,
+            End::Bye => close::answer(&mut self.socket).await,
+            End::Gone => {}
         }
     }
 
@@ -146,7 +155,10 @@ impl Connection {
         self.held_bytes = 0;
     }
 
-    async fn serve(&mut self) -> End {
+    async fn serve(&mut self, start: Start) -> End {
+        if let Err(end) = Box::pin(self.begin(start)).await {
+            return end;
+        }
         loop {
             // What only a replay needs is allocated for its time, because most connections are idle most of the time.
             let turn = if self.catchups.is_empty() { self.live().await } else { Box::pin(self.catching_up()).await };
@@ -176,7 +188,7 @@ impl Connection {
         let Some(catchup) = self.catchups.front_mut() else { return Ok(()) };
         let (mut replay, gateway) = (std::mem::take(&mut catchup.replay), self.gateway.clone());
         let page = {
-            let mut page = std::pin::pin!(replay.next(&gateway.reads));
+            let mut page = std::pin::pin!(gateway.next_page(&mut replay));
             loop {
                 let readable = self.is_readable();
                 tokio::select! {
@@ -212,18 +224,19 @@ impl Connection {
             match item {
                 Item::Run(run) if !self.catchups.is_empty() => self.hold(run),
                 Item::Run(run) => self.feed_run(&run).await?,
-                Item::Text(text) => self.feed(text).await?,
-                Item::Ping => self.socket.feed(Message::Ping(Vec::new().into())).await?,
+                Item::Text(text) | Item::Ephemeral(text) => self.feed(text).await?,
+                Item::Heartbeat => self.heartbeat().await?,
                 Item::Joined(conversation, from) => self.joined(conversation, from).await?,
                 Item::Left(conversation) => self.left(&conversation),
                 Item::Lost(conversation, at) => self.lost(conversation, at).await?,
+                Item::Missed(conversation, after) => self.missed(conversation, after).await?,
                 Item::Lagging => self.make_up().await?,
             }
         }
         if let Some(close) = taken.close {
             return Err(End::Close(close));
         }
-        Ok(self.socket.flush().await?)
+        self.flush().await
     }
 
     fn hold(&mut self, run: Arc<Run>) {
@@ -264,7 +277,7 @@ impl Connection {
                 continue;
             }
             let text = if shared { frame.text.clone() } else { frame.with_cursor(&self.seen) };
-            self.feed(text).await?;
+            self.give(frame.seq, text).await?;
             self.sent.note(run.conversation.as_str(), frame.position, frame.seq);
         }
         if floor.is_some_and(|floor| self.seen.at(run.partition) >= floor) {
@@ -307,7 +320,7 @@ impl Connection {
             }
             match Frame::of(record, &self.seen) {
                 Ok(frame) => {
-                    self.feed(frame.text).await?;
+                    self.give(frame.seq, frame.text).await?;
                     record.conversation().iter().for_each(|name| self.sent.note(name, frame.position, frame.seq));
                 }
                 Err(error) => tracing::error!(%error, "a record cannot be replayed"),
@@ -316,7 +329,7 @@ impl Connection {
         if moves {
             self.seen.advance(page.partition, page.upto);
         }
-        Ok(self.socket.flush().await?)
+        self.flush().await
     }
 
     /// Whether a replay of one conversation beside the others has given it already.
@@ -342,7 +355,7 @@ impl Connection {
                 self.feed_run(&run).await?;
             }
         }
-        Ok(self.socket.flush().await?)
+        self.flush().await
     }
 
     /// Takes part in another conversation from a position on: what happened since then is replayed beside the rest.
@@ -364,6 +377,7 @@ impl Connection {
         let ends = self.gateway.reads.ends().await?;
         let end = ends.get(self.gateway.partitions.of(conversation.as_str()).index()).copied().unwrap_or_default();
         let replay = Replay::new(self.gateway.partitions, &ends, [(conversation.clone(), from)]);
+        self.floors.retain(|(name, _)| *name != conversation);
         self.floors.push((conversation, end));
         self.catchups.push_back(Catchup { replay, announced, moves_to: None, replayed: 0 });
         Ok(())
@@ -375,13 +389,5 @@ impl Connection {
             self.muted.insert(conversation.clone());
             self.gateway.hub.leave(&self.session, conversation);
         }
-    }
-
-    pub(super) async fn feed(&mut self, text: Utf8Bytes) -> Result<(), End> {
-        Ok(self.socket.feed(Message::Text(text)).await?)
-    }
-
-    pub(super) async fn send(&mut self, text: Utf8Bytes) -> Result<(), End> {
-        Ok(self.socket.send(Message::Text(text)).await?)
     }
 }

@@ -36,6 +36,8 @@ pub(crate) enum ApiError {
     RateLimited,
     #[error("the service takes no more events at the moment; the same request will succeed later")]
     Overloaded { retry_after: Duration },
+    #[error("too many are connecting at once; come back in a while")]
+    Crowded { retry_after: Duration },
     #[error("the service cannot do this right now: {0}")]
     Unavailable(&'static str),
     #[error("something failed on our side")]
@@ -52,10 +54,15 @@ impl ApiError {
         Self::Overloaded { retry_after: SHORTEST_WAIT + SPREAD.delay(0) }
     }
 
+    /// The same for whoever wants to connect.
+    pub(crate) fn crowded() -> Self {
+        Self::Crowded { retry_after: SHORTEST_WAIT + SPREAD.delay(0) }
+    }
+
     /// How long whoever asks again should wait, where the usual second would be too short.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Overloaded { retry_after } => Some(*retry_after),
+            Self::Overloaded { retry_after } | Self::Crowded { retry_after } => Some(*retry_after),
             _ => None,
         }
     }
@@ -71,7 +78,7 @@ impl ApiError {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::TooLarge(_) => "too_large",
             Self::RateLimited => "rate_limited",
-            Self::Overloaded { .. } => "overloaded",
+            Self::Overloaded { .. } | Self::Crowded { .. } => "overloaded",
             Self::Unavailable(_) => "unavailable",
             Self::Internal => "internal",
         }
@@ -79,7 +86,10 @@ impl ApiError {
 
     /// Whether the same request can succeed later.
     pub(crate) fn is_retryable(&self) -> bool {
-        matches!(self, Self::RateLimited | Self::Overloaded { .. } | Self::Unavailable(_) | Self::Internal)
+        matches!(
+            self,
+            Self::RateLimited | Self::Overloaded { .. } | Self::Crowded { .. } | Self::Unavailable(_) | Self::Internal
+        )
     }
 
     fn status(&self) -> StatusCode {
@@ -92,7 +102,7 @@ impl ApiError {
             Self::Conflict(..) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Overloaded { .. } | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overloaded { .. } | Self::Crowded { .. } | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

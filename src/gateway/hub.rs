@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     error::ApiError,
+    frame::Run,
     session::{Item, Session},
 };
 
@@ -30,6 +31,16 @@ struct Room {
     registered: bool,
     /// Sweeps it has been empty for.
     empty_for: u32,
+    /// The last number that arrived here; 0 while none has, or none since something may have been missed.
+    arrived: u64,
+}
+
+impl Room {
+    /// Everything after the last number that arrived is to be read by those who listen.
+    fn make_up(&self, conversation: &ConversationId) {
+        let missed = || Item::Missed(conversation.clone(), self.arrived);
+        self.listeners.iter().for_each(|session| session.push(missed()));
+    }
 }
 
 enum Request {
@@ -108,6 +119,45 @@ impl Hub {
         }
     }
 
+    /// Hands a run to everybody in its conversation. Numbers follow one upon the other, so a run that does not follow
+    /// upon the last one shows that something got lost on the way here: `true`, and it is read before the run.
+    pub(crate) fn deliver(&self, run: &Arc<Run>) -> bool {
+        let (Some(first), Some(last)) = (run.frames.first(), run.frames.last()) else { return false };
+        let mut rooms = self.rooms();
+        let Some(room) = rooms.get_mut(&Topic::Conversation(run.conversation.clone())) else { return false };
+        let gap = room.arrived > 0 && first.seq > room.arrived + 1;
+        if gap {
+            room.make_up(&run.conversation);
+        }
+        room.listeners.iter().for_each(|session| session.push(Item::Run(run.clone())));
+        room.arrived = room.arrived.max(last.seq);
+        gap
+    }
+
+    /// By now everything up to this number should have arrived. If it has not, it is lost: `true`, and whoever listens
+    /// reads it.
+    pub(crate) fn expect(&self, conversation: &ConversationId, seq: u64) -> bool {
+        let mut rooms = self.rooms();
+        let Some(room) = rooms.get_mut(&Topic::Conversation(conversation.clone())) else { return false };
+        let missed = room.arrived > 0 && room.arrived < seq;
+        if missed {
+            room.make_up(conversation);
+        }
+        room.arrived = room.arrived.max(seq);
+        missed
+    }
+
+    /// The conversations somebody listens to here.
+    pub(crate) fn conversations(&self) -> Vec<ConversationId> {
+        let rooms = self.rooms();
+        let listened = rooms.iter().filter(|(_, room)| room.registered && !room.listeners.is_empty());
+        let conversation = |(topic, _): (&Topic, &Room)| match topic {
+            Topic::Conversation(conversation) => Some(conversation.clone()),
+            Topic::User(_) => None,
+        };
+        listened.filter_map(conversation).collect()
+    }
+
     /// Withdraws rooms that have been empty since the sweep before.
     pub(crate) fn sweep(&self) {
         let mut gone = Vec::new();
@@ -132,7 +182,11 @@ impl Hub {
 
     /// Registers every room anew, after the relay forgot this gateway.
     pub(crate) async fn register_all(&self) -> Result<(), ApiError> {
-        let topics: Vec<Topic> = self.rooms().keys().cloned().collect();
+        let topics: Vec<Topic> = {
+            let mut rooms = self.rooms();
+            rooms.values_mut().for_each(|room| room.arrived = 0); // everybody is about to read what they missed
+            rooms.keys().cloned().collect()
+        };
         let (done, registered) = oneshot::channel();
         let stopping = || ApiError::Unavailable("the service is stopping");
         self.requests.send(Request::Join(topics, done)).map_err(|_| stopping())?;

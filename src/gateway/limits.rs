@@ -23,6 +23,8 @@ pub struct Limits {
     pub max_connections_per_user: usize,
     /// Of one network address.
     pub max_connections_per_address: usize,
+    /// WebSocket connections let in a second; a second's worth may come at once.
+    pub accept_rate: NonZeroU32,
     /// Bytes of one message, over WebSocket or HTTP.
     pub max_message_bytes: usize,
     /// Bytes waiting to be sent on one connection.
@@ -172,6 +174,7 @@ mod tests {
             max_connections: 3,
             max_connections_per_user: 2,
             max_connections_per_address: 2,
+            accept_rate: NonZeroU32::MIN,
             max_message_bytes: 1,
             max_queue_bytes: 1,
             publish_rate: NonZeroU32::MIN,

@@ -19,6 +19,7 @@ pub struct GatewayMetrics {
     refused: Counter,
     delivered: Counter,
     marks_written: Counter,
+    missed: Counter,
     shed: Family<Kind, Counter>,
 }
 
@@ -39,6 +40,11 @@ impl GatewayMetrics {
             self.marks_written.clone(),
         );
         registry.register(
+            "gateway_missed",
+            "Times something was lost between the workers and this gateway, and read from the log instead",
+            self.missed.clone(),
+        );
+        registry.register(
             "gateway_shed",
             "What was not taken under pressure: publishes refused, ephemeral events dropped",
             self.shed.clone(),
@@ -51,6 +57,10 @@ impl GatewayMetrics {
 
     pub(crate) fn marks_written(&self) {
         self.marks_written.inc();
+    }
+
+    pub(crate) fn missed(&self) -> Counter {
+        self.missed.clone()
     }
 
     pub(crate) fn publish_refused(&self) {

@@ -14,14 +14,19 @@ pub(crate) mod error;
 pub(crate) mod extract;
 mod fallback;
 mod frame;
+mod gate;
+mod handshake;
+mod heartbeat;
 mod hub;
 pub mod jwks;
 mod keys;
 mod limits;
+mod linger;
 mod messages;
 mod metrics;
 mod overviews;
 mod page;
+mod patience;
 mod publish;
 mod pump;
 mod reads;
@@ -37,7 +42,9 @@ mod start;
 mod stored;
 mod tickets;
 mod typing;
+mod vigil;
 mod wire;
+mod write;
 mod ws;
 
 use std::{
@@ -66,6 +73,7 @@ use self::{
     close::Close,
     devices::Devices,
     error::ApiError,
+    gate::Gate,
     hub::Hub,
     limits::Admission,
     publish::Publisher,
@@ -119,6 +127,7 @@ pub struct Gateway {
     receipts: Arc<Receipts>,
     typing: Arc<Typing>,
     admission: Arc<Admission>,
+    gate: Gate,
     auth: Authenticator,
     revocations: Arc<Revocations>,
     allowed_origins: Vec<String>,
@@ -154,6 +163,7 @@ impl Gateway {
             auth: Authenticator::new(config.auth, revocations.clone(), tickets),
             revocations,
             admission: Arc::new(Admission::new(&config.limits)),
+            gate: Gate::new(config.limits.accept_rate),
             stored: Arc::new(Stored::new(log.partitions())),
             devices: Devices::default(),
             receipts: Arc::default(),
@@ -222,7 +232,7 @@ impl Gateway {
     pub async fn serve(self: Arc<Self>, listener: std::net::TcpListener) -> std::io::Result<()> {
         let handle = Handle::new();
         let mut server = axum_server::from_tcp(listener)?
-            .acceptor(axum_server::accept::NoDelayAcceptor::new())
+            .acceptor(linger::Acceptor::new())
             .first_request_timeout(self.limits.request_timeout)
             .handle(handle.clone());
         // Without a timer hyper's own limit for a request's head is inert.
@@ -239,7 +249,7 @@ impl Gateway {
 
     async fn drain(&self, handle: &Handle<SocketAddr>) {
         self.stopping.cancelled().await;
-        self.close_all(u64::try_from(self.drain_spread.as_millis()).unwrap_or(u64::MAX));
+        self.hub.all().iter().for_each(|session| session.close(self.going_away(session)));
         handle.graceful_shutdown(Some(DRAIN));
         let until = Instant::now() + DRAIN;
         while self.admission.connections() > 0 && Instant::now() < until {
@@ -264,8 +274,7 @@ impl Gateway {
                 } else if now.saturating_sub(session.last_heard()) > limit {
                     session.close(Close::Silent);
                 } else if (now + u64::from(session.id.as_fields().0 % 64)).is_multiple_of(every) {
-                    session.push(Item::Text(frame::plain("ping", None, None, serde_json::json!({}))));
-                    session.push(Item::Ping);
+                    session.push(Item::Heartbeat);
                 }
             }
             self.end_typing(Instant::now());

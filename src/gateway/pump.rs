@@ -32,6 +32,7 @@ use super::{
     receipts,
     session::Item,
     typing::{self, Typing},
+    vigil::Vigil,
 };
 
 const WAIT: Duration = Duration::from_millis(500);
@@ -48,6 +49,8 @@ pub(crate) struct Pump {
     hub: Arc<Hub>,
     typing: Arc<Typing>,
     delivered: Counter,
+    missed: Counter,
+    vigil: Vigil,
     /// What the cursor stands on.
     history: Arc<History>,
     cursor: Cursor,
@@ -58,7 +61,7 @@ pub(crate) struct Pump {
 
 impl Pump {
     pub(crate) fn new(gateway: &Gateway) -> Self {
-        let Gateway { instance, log, relay, recovery, hub, typing, metrics, .. } = gateway;
+        let Gateway { instance, log, relay, recovery, hub, typing, metrics, limits, .. } = gateway;
         let cursor = Cursor::start(log.epoch(), log.partitions());
         Self {
             instance: instance.clone(),
@@ -68,6 +71,8 @@ impl Pump {
             hub: hub.clone(),
             typing: typing.clone(),
             delivered: metrics.delivered(),
+            missed: metrics.missed(),
+            vigil: Vigil::new(hub.clone(), log.clone(), limits.heartbeat),
             history: recovery.history(),
             cursor,
             fanned: None,
@@ -103,6 +108,7 @@ impl Pump {
             return Err(LogError::Closing);
         }
         self.hub.all().iter().for_each(|session| session.mark_lagging());
+        self.vigil.forget();
         Ok(inbox)
     }
 
@@ -121,6 +127,7 @@ impl Pump {
             }
         }
         if emptied && let Some(fanned) = self.fanned.take() {
+            self.missed.inc_by(self.vigil.judge(&fanned));
             self.cursor.join(&Cursor::new(self.cursor.epoch, fanned));
         }
         Ok(())
@@ -154,6 +161,7 @@ impl Pump {
         self.relay.sweep().await?;
         self.hub.sweep();
         self.look_at_rooms().await?;
+        self.vigil.look().await?;
         self.fanned = Some(self.log.progress(Role::Fanout).await?);
         Ok(())
     }
@@ -165,9 +173,11 @@ impl Pump {
                 tracing::error!(position = ?run[0].position, "a record cannot be read");
                 continue;
             };
-            let run = Arc::new(self.run_of(conversation.clone(), partition, run));
+            let run = Arc::new(self.run_of(conversation, partition, run));
             self.delivered.inc_by(run.frames.len() as u64);
-            self.hub.tell(&Topic::Conversation(conversation), || Item::Run(run.clone()));
+            if self.hub.deliver(&run) {
+                self.missed.inc();
+            }
         }
     }
 
@@ -190,7 +200,7 @@ impl Pump {
                 }
                 let Ok(data) = serde_json::value::RawValue::from_string(data) else { return };
                 let text = frame::plain(&event, Some(conversation.as_str()), None, data);
-                self.hub.tell(&Topic::Conversation(conversation), || Item::Text(text.clone()));
+                self.hub.tell(&Topic::Conversation(conversation), || Item::Ephemeral(text.clone()));
             }
             Signal::Marks { moved } => receipts::deliver(&self.hub, moved),
             Signal::Joined { conversation, user, from } => {

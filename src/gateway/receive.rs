@@ -18,7 +18,7 @@ use super::{
     frame,
     publish::{self, Receipt, Sender},
     replay::From,
-    session::Item,
+    session::{Item, Session},
     wire::{self, Body, Command, Parsed},
 };
 
@@ -42,7 +42,7 @@ impl Connection {
                 let error = ApiError::invalid("bad_frame", "frames are JSON text, not binary");
                 self.send(frame::error(None, None, &error)).await
             }
-            Message::Close(_) => Err(End::Gone),
+            Message::Close(_) => Err(End::Bye),
             Message::Ping(_) | Message::Pong(_) => Ok(()), // tungstenite answers pings by itself
         }
     }
@@ -207,12 +207,10 @@ impl super::Gateway {
         self.tell(topic, signal).await
     }
 
-    /// Closes every session here, each with its own delay to come back after.
-    pub(super) fn close_all(&self, spread_ms: u64) {
-        for (at, session) in self.hub.all().into_iter().enumerate() {
-            // Spread by a number that is as good as random for a client and cheap for us.
-            let reconnect_after_ms = (session.id.as_u128() as u64).wrapping_add(at as u64) % spread_ms.max(1);
-            session.close(Close::GoingAway { reconnect_after_ms });
-        }
+    /// Why a session ends when the process stops, with a delay of its own to come back after.
+    pub(super) fn going_away(&self, session: &Session) -> Close {
+        let spread_ms = u64::try_from(self.drain_spread.as_millis()).unwrap_or(u64::MAX);
+        // The last bits of its id are as good as random for a client and cheap for us.
+        Close::GoingAway { reconnect_after_ms: (session.id.as_u128() as u64) % spread_ms.max(1) }
     }
 }

@@ -31,6 +31,9 @@ use super::{
 /// Before the store is asked again for what the log no longer has.
 const TRIMMED_PAUSE: Duration = Duration::from_millis(20);
 
+/// What a page may weigh, unless a single record weighs more: every client that catches up holds one.
+const PAGE_BYTES: usize = 512 * 1024;
+
 /// Where a conversation is to be replayed from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum From {
@@ -138,6 +141,7 @@ impl Course {
         let within = |record: &&Record| record.position <= upto && record.position > self.at;
         let mut records: Vec<Record> = pages.iter().flat_map(|page| page.iter()).filter(within).cloned().collect();
         records.sort_by_key(|record| record.position);
+        let upto = shorten(&mut records).unwrap_or(upto);
         self.hand_out(&records);
         self.at = self.at.max(upto);
         if upto == watermark {
@@ -157,8 +161,8 @@ impl Course {
             self.at = self.end;
             return Ok(None);
         };
-        let records: Vec<Record> = found.iter().filter(|record| self.wants(record)).cloned().collect();
-        self.at = last.position;
+        let mut records: Vec<Record> = found.iter().filter(|record| self.wants(record)).cloned().collect();
+        self.at = shorten(&mut records).unwrap_or(last.position);
         self.hand_out(&records);
         Ok(self.page(records))
     }
@@ -181,6 +185,21 @@ impl Course {
     }
 }
 
+/// Cuts off what would make a page too heavy; it is read again. Returns up to where the page reaches then.
+fn shorten(records: &mut Vec<Record>) -> Option<Position> {
+    let mut bytes = 0;
+    let fits = records.iter().take_while(|record| {
+        bytes += record.header.len() + record.data.len();
+        bytes <= PAGE_BYTES
+    });
+    let count = fits.count().max(1);
+    if count >= records.len() {
+        return None;
+    }
+    records.truncate(count);
+    records.last().map(|last| last.position)
+}
+
 /// The records of one conversation after a number, at most `limit`, stored or not yet.
 pub(crate) async fn after(
     reads: &Reads,
@@ -199,4 +218,24 @@ pub(crate) async fn after(
     }
     records.truncate(limit);
     Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(offset: u64, bytes: usize) -> Record {
+        let (header, data) = (bytes::Bytes::new(), vec![b'x'; bytes].into());
+        Record { position: Position::new(1, offset), header, data }
+    }
+
+    #[test]
+    fn a_page_is_cut_before_it_is_too_heavy() {
+        let mut records: Vec<Record> = (1..=3).map(|offset| record(offset, PAGE_BYTES / 2)).collect();
+        assert_eq!(shorten(&mut records), Some(Position::new(1, 2)));
+        assert_eq!((records.len(), shorten(&mut records)), (2, None));
+        let mut large = vec![record(1, 2 * PAGE_BYTES), record(2, 1)];
+        assert_eq!(shorten(&mut large), Some(Position::new(1, 1)), "one is handed out whatever it weighs");
+        assert_eq!(shorten(&mut Vec::new()), None);
+    }
 }

@@ -1,9 +1,10 @@
 //! One connection's outbox: what is waiting to be sent, bounded in bytes.
 //!
-//! The gateway writes into it without waiting; the connection's own task takes out and sends. When sequenced frames
-//! would exceed the bound they are dropped, because the log has them: the session is then lagging, and reads them in
-//! pages at its own pace. Only answers and control frames cannot be read again; a client that does not take even those
-//! is closed.
+//! The gateway writes into it without waiting; the connection's own task takes out and sends. What gives way first are
+//! ephemeral frames: they enter only while half of the outbox is free, and leave it before anything else does. Next are
+//! sequenced frames, because the log has them: the session is then lagging, keeps nothing more of them, and reads them
+//! in pages at its own pace. Only answers and control frames cannot be read again; a client that does not take even
+//! those is closed.
 
 use std::{
     collections::VecDeque,
@@ -12,6 +13,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use axum::extract::ws::Utf8Bytes;
@@ -29,16 +31,20 @@ use super::{claims::Grant, close::Close, frame::Run};
 pub(crate) enum Item {
     /// Sequenced frames, shared with other sessions.
     Run(Arc<Run>),
-    /// A frame for this connection, or an ephemeral one.
+    /// A frame for this connection alone.
     Text(Utf8Bytes),
-    /// Send a protocol ping.
-    Ping,
+    /// A frame that nobody misses: typing, who is there.
+    Ephemeral(Utf8Bytes),
+    /// Send a heartbeat.
+    Heartbeat,
     /// The user takes part in a conversation from this position on.
     Joined(ConversationId, Position),
     /// The user no longer takes part in a conversation.
     Left(ConversationId),
     /// What this connection published at a position was accepted and is lost.
     Lost(ConversationId, Position),
+    /// A conversation's events after this number have not all arrived here.
+    Missed(ConversationId, u64),
     /// It is time to try a replay again.
     Lagging,
 }
@@ -47,8 +53,10 @@ impl Item {
     fn bytes(&self) -> usize {
         match self {
             Self::Run(run) => run.bytes,
-            Self::Text(text) => text.len(),
-            Self::Ping | Self::Joined(..) | Self::Left(_) | Self::Lost(..) | Self::Lagging => 64,
+            Self::Text(text) | Self::Ephemeral(text) => text.len(),
+            Self::Heartbeat | Self::Joined(..) | Self::Left(_) | Self::Lost(..) | Self::Missed(..) | Self::Lagging => {
+                64
+            }
         }
     }
 }
@@ -92,6 +100,8 @@ pub(crate) struct Session {
     pub(crate) id: Uuid,
     pub(crate) user: UserId,
     pub(crate) ready: Notify,
+    /// Told once the connection is to close.
+    closing: Notify,
     outbox: Mutex<Outbox>,
     max_bytes: usize,
     /// Publishes whose answer is outstanding.
@@ -110,6 +120,7 @@ impl Session {
             id: Uuid::now_v7(),
             user,
             ready: Notify::new(),
+            closing: Notify::new(),
             outbox: Mutex::default(),
             max_bytes,
             in_flight: AtomicUsize::new(0),
@@ -131,9 +142,16 @@ impl Session {
             self.interrupted.store(true, Ordering::Release);
         }
         let bytes = item.bytes();
-        if outbox.bytes + bytes > self.max_bytes && !make_room(&mut outbox, &item, self.max_bytes) {
+        if !outbox.wants(&item, self.max_bytes) {
+            return;
+        }
+        if outbox.bytes + bytes > self.max_bytes && !outbox.make_room(&item, self.max_bytes) {
+            let closes = outbox.close.is_some();
             drop(outbox);
             self.ready.notify_one(); // the outbox may be empty now, and lagging is news as well
+            if closes {
+                self.closing.notify_one();
+            }
             return;
         }
         outbox.bytes += bytes;
@@ -154,6 +172,15 @@ impl Session {
         }
         drop(outbox);
         self.ready.notify_one();
+        self.closing.notify_one();
+    }
+
+    /// Returns when the connection was asked to close and has had its time to do so in order. One that is stuck in the
+    /// middle of a write to somebody who does not read would not notice otherwise.
+    pub(crate) async fn overdue(&self, grace: Duration) -> Close {
+        self.closing.notified().await;
+        Box::pin(tokio::time::sleep(grace)).await; // only a connection that ends pays for the timer
+        self.outbox().close.clone().unwrap_or(Close::Internal)
     }
 
     /// Tells the connection that sequenced frames may have been missed.
@@ -209,19 +236,38 @@ impl Session {
     }
 }
 
-/// Drops sequenced frames so that the item fits; `false` if the item itself is to be dropped.
-fn make_room(outbox: &mut Outbox, item: &Item, max_bytes: usize) -> bool {
-    outbox.items.retain(|waiting| !matches!(waiting, Item::Run(_)));
-    outbox.bytes = outbox.items.iter().map(Item::bytes).sum();
-    outbox.lagging = true;
-    if matches!(item, Item::Run(_)) {
-        return false;
+impl Outbox {
+    /// Whether there is any point in keeping the item. What a lagging session is given is what it is about to read.
+    fn wants(&self, item: &Item, max_bytes: usize) -> bool {
+        match item {
+            Item::Run(_) => !self.lagging,
+            Item::Ephemeral(_) => !self.lagging && self.bytes + item.bytes() <= max_bytes / 2,
+            _ => true,
+        }
     }
-    if outbox.bytes + item.bytes() > max_bytes {
-        outbox.close.get_or_insert(Close::TooSlow);
-        return false;
+
+    /// Drops ephemeral frames, then sequenced ones, so that the item fits; `false` if the item itself is to be dropped.
+    fn make_room(&mut self, item: &Item, max_bytes: usize) -> bool {
+        self.keep(|waiting| !matches!(waiting, Item::Ephemeral(_)));
+        if self.bytes + item.bytes() <= max_bytes {
+            return true;
+        }
+        self.keep(|waiting| !matches!(waiting, Item::Run(_)));
+        self.lagging = true;
+        if matches!(item, Item::Run(_)) {
+            return false;
+        }
+        if self.bytes + item.bytes() > max_bytes {
+            self.close.get_or_insert(Close::TooSlow);
+            return false;
+        }
+        true
     }
-    true
+
+    fn keep(&mut self, wanted: impl Fn(&Item) -> bool) {
+        self.items.retain(wanted);
+        self.bytes = self.items.iter().map(Item::bytes).sum();
+    }
 }
 
 #[cfg(test)]
@@ -256,6 +302,56 @@ mod tests {
         let taken = session.take();
         assert!(taken.lagging && taken.close == Some(Close::TooSlow));
         assert_eq!(taken.items.len(), 1, "the answer that fitted is still there");
+    }
+
+    fn typing(bytes: usize) -> Item {
+        Item::Ephemeral("t".repeat(bytes).into())
+    }
+
+    fn waiting(session: &Session) -> usize {
+        let outbox = session.outbox();
+        assert_eq!(outbox.bytes, outbox.items.iter().map(Item::bytes).sum::<usize>());
+        outbox.bytes
+    }
+
+    #[test]
+    fn ephemeral_frames_give_way_first() {
+        let session = session(100);
+        session.push(typing(40));
+        session.push(run());
+        session.push(run());
+        session.push(typing(1));
+        assert_eq!(waiting(&session), 80, "from half of the bound on they do not enter");
+        session.push(run());
+        session.push(run());
+        let taken = session.take();
+        assert!(!taken.lagging && taken.close.is_none(), "no sequenced frame was dropped for them");
+        assert_eq!(taken.items.len(), 4);
+        assert!(taken.items.iter().all(|item| matches!(item, Item::Run(_))));
+    }
+
+    #[test]
+    fn a_session_that_lags_keeps_nothing_it_will_read_anyway() {
+        let session = session(50);
+        (0..3).for_each(|_| session.push(run()));
+        assert_eq!(waiting(&session), 0, "the third one did not fit, and the log has all of them");
+        for _ in 0..1_000 {
+            session.push(run());
+            session.push(typing(1));
+        }
+        session.push(Item::Text("answer".into()));
+        assert_eq!(waiting(&session), 6);
+        let taken = session.take();
+        assert!(taken.lagging && taken.close.is_none());
+        session.push(run());
+        assert_eq!(waiting(&session), 20, "from then on it is told again");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_close_in_time_is_overdue() {
+        let session = session(10);
+        session.push(Item::Text("x".repeat(11).into()));
+        assert_eq!(session.overdue(Duration::from_millis(1)).await, Close::TooSlow);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{
     connection::{Catchup, Connection, End},
     error::ApiError,
     frame,
+    patience::Patience,
     replay::{self, From, Replay},
 };
 
@@ -32,16 +33,25 @@ pub(crate) enum Start {
 impl Connection {
     /// Joins the rooms, then finds out where the present is: everything after it will arrive live.
     pub(super) async fn begin(&mut self, start: Start) -> Result<(), End> {
-        self.gateway.hub.add(&self.session);
+        let (gateway, session) = (self.gateway.clone(), self.session.clone());
+        gateway.hub.add(&session);
+        // Whoever is in the hub when the process stops is told so; whoever comes later finds out here.
+        if gateway.stopping.is_cancelled() {
+            return Err(End::Close(gateway.going_away(&session)));
+        }
+        let patience = Patience::new(&gateway.stopping);
+        let turn = gateway.gate.reading().await;
         // Whoever becomes a participant from here on is told so; whoever was one before is found below.
-        self.gateway.hub.join(&self.session, vec![Topic::User(self.session.user.clone())]).await?;
+        patience.ask(|| gateway.hub.join(&session, vec![Topic::User(session.user.clone())])).await?;
         let rooms: Vec<ConversationId> = match &self.scope {
             Some(conversation) => vec![conversation.clone()],
-            None => self.gateway.reads.conversations_of(&self.session.user).await?.to_vec(),
+            None => patience.ask(|| gateway.reads.conversations_of(&session.user)).await?.to_vec(),
         };
         self.rooms.extend(rooms.iter().cloned());
-        self.gateway.hub.join(&self.session, rooms.into_iter().map(Topic::Conversation).collect()).await?;
-        let (ends, history) = self.gateway.present().await?;
+        let topics: Vec<Topic> = rooms.into_iter().map(Topic::Conversation).collect();
+        patience.ask(|| gateway.hub.join(&session, topics.clone())).await?;
+        let (ends, history) = patience.ask(|| gateway.present()).await?;
+        drop(turn);
         let start = match (start, &self.principal.device, &self.scope) {
             (Start::Now, Some(device), None) => self.remembered(&device.clone()).await?,
             (start, ..) => start,

@@ -7,19 +7,21 @@ use axum::{
         ConnectInfo, State,
         ws::{WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
     },
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
 use everpost_core::name::ConversationId;
 use serde::Deserialize;
 
 use super::{
-    FAREWELL, Gateway,
+    Gateway,
     auth::{self, Credential, Principal},
     close::Close,
     connection::Connection,
     error::ApiError,
     extract::{Path, Query},
+    handshake,
+    patience::Patience,
     session::Session,
     start::Start,
 };
@@ -48,7 +50,7 @@ pub(super) async fn everything(
     headers: HeaderMap,
     upgrade: Upgrade,
 ) -> Response {
-    open(gateway, peer, None, parameters, &headers, upgrade)
+    open(gateway, peer, None, parameters, &headers, upgrade).await
 }
 
 /// `GET /ws/{conversation_id}`: one conversation.
@@ -60,10 +62,10 @@ pub(super) async fn conversation(
     headers: HeaderMap,
     upgrade: Upgrade,
 ) -> Response {
-    open(gateway, peer, Some(conversation), parameters, &headers, upgrade)
+    open(gateway, peer, Some(conversation), parameters, &headers, upgrade).await
 }
 
-fn open(
+async fn open(
     gateway: Arc<Gateway>,
     peer: SocketAddr,
     conversation: Option<String>,
@@ -71,6 +73,9 @@ fn open(
     headers: &HeaderMap,
     upgrade: Upgrade,
 ) -> Response {
+    if let Some(refusal) = handshake::refusal(headers) {
+        return refusal;
+    }
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(rejection) => return ApiError::invalid("not_websocket", rejection.body_text()).into_response(),
@@ -78,10 +83,9 @@ fn open(
     if !may_open(headers, &gateway.allowed_origins) {
         return ApiError::Forbidden("pages of this origin may not connect").into_response();
     }
-    if gateway.stopping.is_cancelled() || !gateway.admission.has_room() {
+    if let Err(refusal) = take_turn(&gateway).await {
         gateway.metrics.refused();
-        let full = ApiError::Unavailable("this instance is full, try another").into_response();
-        return (StatusCode::SERVICE_UNAVAILABLE, full).into_response();
+        return refusal.into_response();
     }
     let credential = gateway.auth.shown(headers, parameters.token.as_deref(), parameters.ticket.as_deref());
     let limits = &gateway.limits;
@@ -100,6 +104,17 @@ fn open(
         // The tracker outlives the server, which does not know upgraded connections.
         tasks.track_future(connection)
     })
+}
+
+/// Waits for a turn, if there is room for this connection and still is when its turn has come.
+async fn take_turn(gateway: &Gateway) -> Result<(), ApiError> {
+    let has_room = || {
+        let is_open = !gateway.stopping.is_cancelled() && gateway.admission.has_room();
+        is_open.then_some(()).ok_or(ApiError::Unavailable("this instance is full, try another"))
+    };
+    has_room()?;
+    gateway.gate.enter(&gateway.stopping).await?;
+    has_room()
 }
 
 /// Browsers send an origin; it must be the server's own or an allowed one. Tokens are what grants access, this keeps
@@ -143,12 +158,7 @@ async fn admit(
         }
         Err(close) => {
             gateway.metrics.refused();
-            let farewell = async {
-                socket.send(close.message()).await?;
-                while let Some(Ok(_)) = socket.recv().await {} // until the client has closed its side
-                Ok::<_, axum::Error>(())
-            };
-            let _ = tokio::time::timeout(FAREWELL, farewell).await; // it may be long gone
+            close.tell(&mut socket).await;
         }
     }
 }
@@ -164,10 +174,11 @@ async fn check(
     })?;
     let Some(conversation) = conversation else { return Ok((principal, None)) };
     let conversation = ConversationId::new(conversation).map_err(|_| Close::Forbidden)?;
-    match gateway.authorise(&principal, &conversation).await {
+    let patience = Patience::new(&gateway.stopping);
+    match patience.ask(|| gateway.authorise(&principal, &conversation)).await {
         Ok(()) => Ok((principal, Some(conversation))),
         Err(ApiError::Forbidden(_) | ApiError::NotFound(_)) => Err(Close::Forbidden),
-        Err(_) => Err(Close::Internal),
+        Err(error) => Err(Close::of(&error)),
     }
 }
 

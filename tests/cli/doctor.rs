@@ -98,3 +98,12 @@ async fn keys_of_tokens_that_cannot_be_had_are_reported() {
         assert!(matches!(&lines[..], [line] if line.starts_with("FIX") && line.contains(why)), "{source}: {lines:?}");
     }
 }
+
+#[test]
+fn too_few_open_files_for_its_connections_are_reported() {
+    let (lines, _) = findings(&[], "limits");
+    assert!(matches!(&lines[..], [line] if line.starts_with("ok") && line.contains("1000 connections")), "{lines:?}");
+    let (lines, content) = findings(&["--max-connections", "99999999999"], "limits");
+    assert!(!content && matches!(&lines[..], [line] if line.starts_with("FIX")), "{lines:?}");
+    assert!(lines[0].contains("LimitNOFILE") && lines[0].contains("max_connections"), "{lines:?}");
+}

@@ -49,12 +49,13 @@ async fn stall(gateway: SocketAddr, user: &str) -> impl Sized + use<> {
 pub(crate) async fn clients_are_slow(plan: Plan) -> Outcome {
     let mut stage = Stage::plain().await;
     let gateways = [0, 1].map(|at| stage.cluster.gateways[at].address());
+    let crowd = if plan.is_long { 500 } else { 100 };
     for _ in 0..plan.rounds {
         let quiet = Instant::now();
         sleep(Duration::from_secs(5)).await;
         let memory = memory(&stage);
         let mut stalled = Vec::new();
-        for number in 0..100 {
+        for number in 0..crowd {
             stalled.push(stall(gateways[number % 2], &format!("listener-{}", number % 4)).await);
         }
         let busy = Instant::now();
@@ -63,11 +64,11 @@ pub(crate) async fn clients_are_slow(plan: Plan) -> Outcome {
         let (before, during) = (pulse.latency(quiet, busy, 0.99), pulse.latency(busy, now, 0.99));
         stage.outcome.bound("p99 of others", Some(during), plan.within(disturbed(before)));
         let grown = self::memory(&stage).saturating_sub(memory);
-        stage.outcome.at_most("memory of 100 stalled clients in KiB", grown, 100 * STALLED_KIB);
+        stage.outcome.at_most("memory of stalled clients in KiB", grown, crowd as u64 * STALLED_KIB);
         stage
             .outcome
             .notes
-            .push(format!("ack p99 {before:.0?} before, {during:.0?} with 100 stalled clients; +{grown} KiB"));
+            .push(format!("ack p99 {before:.0?} before, {during:.0?} with {crowd} stalled clients; +{grown} KiB"));
         stage.recovers(Instant::now(), plan.within(Duration::from_secs(20))).await;
         drop(stalled);
     }

@@ -62,7 +62,7 @@ scenarios! {
     "" "reset" Distributed (0, 3), "all connections reset again and again" => "recovers within 10 s", network::everything_is_reset;
     "" "late" Distributed (0, 2), "20 to 60 ms between all parts" => "slower, nothing lost", network::everything_is_late;
     "39" "clients-half-open" Distributed (0, 3), "clients gone without a word" => "closed after the heartbeat timeout", network::clients_are_half_open;
-    "40" "clients-slow" Distributed (0, 2), "100 clients that never read" => "bounded memory, others' p99 at most 1.2 times", clients::clients_are_slow;
+    "40" "clients-slow" Distributed (0, 2), "500 clients that never read (100 in the short form)" => "bounded memory, others' p99 at most 1.2 times", clients::clients_are_slow;
     "41" "reconnect-storm" Distributed (0, 3), "600 clients cut off at once" => "all back within 30 s", clients::everybody_reconnects;
     "47" "conversation-busy" Distributed (0, 2), "1,000 messages a second to one conversation" => "others' p99 at most 1.2 times", clients::conversation_is_busy;
     "47" "conversations-refused" Distributed (0, 1), "the database refuses all of one conversation in a hundred" => "dead letters, others' p99 at most 1.2 times", refused::conversations_are_refused;

@@ -12,6 +12,8 @@ mod closes;
 mod conversations;
 /// Devices of one user, each at its own point.
 mod devices;
+/// Heartbeats, and what they find.
+mod heartbeats;
 /// Publishing and reading over HTTP.
 mod messages;
 /// More coming in than is stored.
@@ -22,7 +24,11 @@ mod receipts;
 mod recovery;
 /// Coming back after having been away.
 mod replay;
+/// WebSocket, byte by byte.
+mod rfc6455;
 /// Readers slower than the stream.
 mod slow;
+/// Everybody at once.
+mod storms;
 /// Frames over WebSocket.
 mod websocket;

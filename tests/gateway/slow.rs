@@ -50,3 +50,21 @@ async fn a_reader_that_pauses_finds_everything_later() {
     }
     bob.expect_seqs(1..=240).await;
 }
+
+/// Typing notices weigh as much as answers, and nobody misses them.
+#[tokio::test]
+async fn nobody_is_sent_away_for_what_is_only_ephemeral() {
+    let app = App::embedded_with(&TIGHT).await;
+    app.conversation("room", &["alice", "bob"]).await;
+    let mut alice = app.connect("alice").await;
+    let mut bob = app.connect("bob").await;
+    let body = json!({"type": "structured", "content": {"blob": "x".repeat(60_000)}});
+    for _ in 0..10 {
+        let posts = (0..12).map(|_| app.post("/v1/conversations/room/messages", API_KEY, body.clone()));
+        assert!(join_all(posts).await.iter().all(|answer| answer.status == 201));
+        alice.send_all((0..50).map(|_| json!({"type": "typing", "conversation_id": "room"}))).await;
+        alice.round_trip().await;
+        alice.forget();
+    }
+    bob.expect_seqs(1..=120).await;
+}

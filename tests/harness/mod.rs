@@ -10,6 +10,7 @@ pub(crate) mod issuer;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 pub(crate) mod redis;
 mod server;
 pub(crate) mod troubled;

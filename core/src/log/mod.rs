@@ -227,6 +227,9 @@ pub trait Log: Send + Sync {
     /// The last number given in each conversation of a partition that the log knows.
     async fn tops(&self, partition: Partition) -> Result<Vec<Top>, LogError>;
 
+    /// The same of some conversations of a partition, in the order asked; 0 where the log does not know.
+    async fn tops_of(&self, partition: Partition, conversations: &[ConversationId]) -> Result<Vec<u64>, LogError>;
+
     /// Looks at every partition for signs that it is not what it was, and learns their generations.
     async fn survey(&self) -> Result<Vec<Condition>, LogError>;
 

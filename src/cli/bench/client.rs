@@ -1,6 +1,6 @@
 //! One WebSocket client: it connects, reads frames in batches and answers pings.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -28,8 +28,21 @@ pub(super) struct Client {
 impl Client {
     /// Connects, upgrades and waits for the `connected` frame.
     pub(super) async fn connect(endpoint: &Endpoint, scanner: &Scanner) -> Result<Self> {
+        Self::over(Wire::connect(&endpoint.address), endpoint, scanner).await
+    }
+
+    /// The same over a connection that holds little for a client that does not read.
+    pub(super) async fn connect_narrow(endpoint: &Endpoint, scanner: &Scanner) -> Result<Self> {
+        Self::over(Wire::connect_narrow(&endpoint.address), endpoint, scanner).await
+    }
+
+    async fn over(
+        wire: impl Future<Output = io::Result<Wire>>,
+        endpoint: &Endpoint,
+        scanner: &Scanner,
+    ) -> Result<Self> {
         let connecting = async {
-            let mut wire = Wire::connect(&endpoint.address).await?;
+            let mut wire = wire.await?;
             upgrade(&mut wire, endpoint).await?;
             let mut client = Self { wire };
             client.greet(scanner).await?;

@@ -8,7 +8,7 @@
 //! target ── makes conversations and tokens        reference ── an in-memory server as the ceiling
 //!    │                                            raw ── what Redis, SQLite and Postgres take by themselves
 //! load ── room ── member ── client ── wire          (publish, fanout, rooms, persist)
-//!    │              └ voice, witness, tally       replay, idle ── loads of their own
+//!    │              └ voice, witness, tally       replay, idle, storm, slow ── loads of their own
 //! outcome ── report
 //! ```
 
@@ -30,6 +30,8 @@ mod report;
 mod room;
 mod rooms;
 mod scan;
+mod slow;
+mod storm;
 mod tally;
 mod target;
 mod voice;
@@ -42,6 +44,8 @@ use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use target::{Socket, Target};
+
+use crate::open_files;
 
 /// What to measure and where.
 #[derive(Debug, Args)]
@@ -79,6 +83,10 @@ enum Bench {
     Idle(idle::IdleArgs),
     /// How fast published messages reach the database.
     Persist(persist::PersistArgs),
+    /// A gateway is killed and everybody comes back to another one at once.
+    Storm(storm::StormArgs),
+    /// What others notice of clients that do not read, and what memory those take.
+    Slow(slow::SlowArgs),
     /// The in-memory server the others compare with; prints its address and runs until its standard input closes.
     #[command(hide = true)]
     ReferenceServer,
@@ -101,6 +109,7 @@ pub(super) struct Credentials {
 
 /// Runs one bench and prints its report.
 pub(super) async fn run(args: BenchArgs, credentials: Credentials) -> Result<()> {
+    open_files::raise();
     let target = Target {
         name: "everpost",
         urls: args.url,
@@ -116,6 +125,8 @@ pub(super) async fn run(args: BenchArgs, credentials: Credentials) -> Result<()>
         Bench::Replay(args) => replay::run(&settings, &args).await?,
         Bench::Idle(args) => idle::run(&settings, &args).await?,
         Bench::Persist(args) => persist::run(&settings, &args, credentials.database_url.as_ref()).await?,
+        Bench::Storm(args) => storm::run(&settings, &args).await?,
+        Bench::Slow(args) => slow::run(&settings, &args).await?,
         Bench::ReferenceServer => return reference::serve().await,
     };
     report::print(&reports, args.json);

@@ -142,7 +142,7 @@ async fn publish(
 }
 
 /// Publishes `count` messages as the first user of a conversation and returns the last one's number.
-async fn say(target: &Target, scanner: &Scanner, room: &Conversation, count: u64) -> Result<u64> {
+pub(super) async fn say(target: &Target, scanner: &Scanner, room: &Conversation, count: u64) -> Result<u64> {
     let user = room.users.first().context("a conversation without users")?;
     let mut client = Client::connect(&target.endpoint(0, user, &room.id, None)?, scanner).await?;
     let mut voice = Voice::new(&room.id, target.socket, DEPTH, None);

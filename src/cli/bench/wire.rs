@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 /// Enough for a quiet connection: thousands of them must not weigh on the machine that is measured.
@@ -32,7 +32,19 @@ impl Wire {
     pub(super) async fn connect(address: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, input: vec![0; SMALLEST], start: 0, end: 0, output: Vec::new(), written: 0 })
+        Ok(Self::over(stream))
+    }
+
+    /// The same with as little room for input as a socket can have.
+    pub(super) async fn connect_narrow(address: &str) -> io::Result<Self> {
+        let address = tokio::net::lookup_host(address).await?.next().ok_or(io::ErrorKind::NotFound)?;
+        let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+        socket.set_recv_buffer_size(SMALLEST as u32)?;
+        Ok(Self::over(socket.connect(address).await?))
+    }
+
+    fn over(stream: TcpStream) -> Self {
+        Self { stream, input: vec![0; SMALLEST], start: 0, end: 0, output: Vec::new(), written: 0 }
     }
 
     /// What was read and not consumed.

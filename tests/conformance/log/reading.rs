@@ -1,6 +1,6 @@
 //! Looking at the log without following it.
 
-use everpost_core::{event::Record, log::Tail, position::Position, role::Role};
+use everpost_core::{event::Record, log::Tail, name::ConversationId, position::Position, role::Role};
 use tokio::task::JoinSet;
 
 use super::{
@@ -100,6 +100,16 @@ async fn a_look_tells_the_ends_and_what_each_role_has_before_it(log: Stage) {
     assert_eq!(log.faults().await.expect("readable"), Vec::<String>::new());
 }
 
+async fn the_last_numbers_are_told_in_the_order_asked(log: Stage) {
+    begin(&*log, &["general"]).await;
+    append(&*log, &drafts("general", 7)).await;
+    let name = |name: &str| ConversationId::new(name).expect("a name");
+    let partition = log.partitions().of("general");
+    let asked = [name("nowhere"), name("general")];
+    assert_eq!(log.tops_of(partition, &asked).await.expect("readable"), [0, 7]);
+    assert_eq!(log.tops_of(partition, &[]).await.expect("readable"), Vec::<u64>::new());
+}
+
 on_every_log!(
     a_look_tells_the_ends_and_what_each_role_has_before_it,
     a_read_starts_right_after_its_position,
@@ -107,4 +117,5 @@ on_every_log!(
     nothing_follows_the_end,
     pages_are_about_as_large_as_asked_and_without_gaps,
     a_reader_beside_senders_sees_no_gap,
+    the_last_numbers_are_told_in_the_order_asked,
 );

@@ -40,6 +40,7 @@ use super::{Appended, Condition, Durability, Follower, Log, LogError, Renewal, T
 use crate::{
     event::{Draft, Record},
     lease::Lease,
+    name::ConversationId,
     partition::{Partition, Partitions},
     position::Position,
     role::Role,
@@ -262,6 +263,17 @@ impl Log for RedisLog {
                 return Ok(tops.into_iter().map(|(conversation, seq)| Top { conversation, seq }).collect());
             }
         }
+    }
+
+    async fn tops_of(&self, partition: Partition, conversations: &[ConversationId]) -> Result<Vec<u64>, LogError> {
+        if conversations.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<&str> = conversations.iter().map(ConversationId::as_str).collect();
+        let found: Vec<Option<String>> =
+            self.link.query(cmd("HMGET").arg(self.keys.tops(partition)).arg(names)).await?;
+        let seq = |(name, top): (&ConversationId, Option<String>)| wire::top(name.as_str(), &top?).map(|(_, seq)| seq);
+        Ok(conversations.iter().zip(found).map(|top| seq(top).unwrap_or(0)).collect())
     }
 
     async fn survey(&self) -> Result<Vec<Condition>, LogError> {

@@ -160,6 +160,10 @@ impl Ledger {
         self.courses.iter().map(top).collect()
     }
 
+    pub(super) fn tops_of(&self, conversations: &[ConversationId]) -> Vec<u64> {
+        conversations.iter().map(|name| self.courses.get(name).map_or(0, |course| course.seq)).collect()
+    }
+
     pub(super) fn hydrate(&mut self, tops: &[Top]) {
         for top in tops {
             let born_ms = if top.seq == 0 { now_ms() } else { 0 };

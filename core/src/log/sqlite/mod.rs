@@ -29,6 +29,7 @@ use crate::{
     disk::Alarm,
     event::{Draft, Record},
     lease::{Lease, LeaseView},
+    name::ConversationId,
     partition::{Partition, Partitions},
     position::Position,
     role::Role,
@@ -240,6 +241,11 @@ impl Log for SqliteLog {
 
     async fn tops(&self, _: Partition) -> Result<Vec<Top>, LogError> {
         self.command(|answer| Command::Tops { answer }).await
+    }
+
+    async fn tops_of(&self, _: Partition, conversations: &[ConversationId]) -> Result<Vec<u64>, LogError> {
+        let conversations = conversations.to_vec();
+        self.command(|answer| Command::TopsOf { conversations, answer }).await
     }
 
     async fn survey(&self) -> Result<Vec<Condition>, LogError> {

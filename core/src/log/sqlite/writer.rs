@@ -21,6 +21,7 @@ use crate::{
     event::Draft,
     lease::{Lease, LeaseView},
     log::{Appended, LogError, Renewal, Top},
+    name::ConversationId,
     position::Position,
     role::Role,
 };
@@ -31,6 +32,7 @@ const MAX_COMMANDS: usize = 64;
 pub(super) enum Command {
     Append { drafts: Vec<Draft>, answer: oneshot::Sender<Result<Vec<Appended>, LogError>> },
     Tops { answer: oneshot::Sender<Vec<Top>> },
+    TopsOf { conversations: Vec<ConversationId>, answer: oneshot::Sender<Vec<u64>> },
     Hydrate { generation: u16, tops: Vec<Top>, answer: oneshot::Sender<Result<(), LogError>> },
     Renew { seen: String, renewal: Renewal, answer: oneshot::Sender<Result<bool, LogError>> },
     Ack { done: Vec<(Lease, Position)>, answer: oneshot::Sender<Result<(), LogError>> },
@@ -140,6 +142,7 @@ impl Writer {
             }
             Command::Trim { lease, keep, answer } => drop(answer.send(self.trim(&shared, lease, keep).await)),
             Command::Tops { answer } => drop(answer.send(self.ledger.tops())),
+            Command::TopsOf { conversations, answer } => drop(answer.send(self.ledger.tops_of(&conversations))),
             Command::Hydrate { generation, tops, answer } => drop(answer.send(self.hydrate(generation, &tops))),
             Command::Renew { seen, renewal, answer } => {
                 drop(answer.send(self.renew(&shared, &seen, renewal).await));
