@@ -121,6 +121,8 @@ fn clients(settings: &Settings) -> anyhow::Result<(TcpListener, GatewayConfig)> 
         query_tokens: settings.query_tokens,
         allowed_origins: settings.allowed_origins.clone(),
         limits: settings.limits(),
+        presence: settings.presence,
+        presence_grace: settings.presence_grace,
         drain_spread: settings.drain_spread,
     };
     Ok((listener, gateway))

@@ -1,5 +1,6 @@
-//! The admin listener: health, metrics, status and dead letters, apart from what clients reach.
+//! The admin listener: health, metrics, status, connections and dead letters, apart from what clients reach.
 
+mod connections;
 pub mod dead_letters;
 pub mod status;
 
@@ -45,10 +46,17 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let (dead_letters, admin) = (dead_letters::routes(admin.ports.store.clone()), Arc::new(admin));
     let routes = Router::new()
-        .route("/", get(|| async { "Everpost admin: /metrics, /healthz, /v1/admin/status, /v1/admin/dead-letters\n" }))
+        .route(
+            "/",
+            get(|| async {
+                "Everpost admin: /metrics, /healthz, /v1/admin/{status,instances,connections,dead-letters}\n"
+            }),
+        )
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics))
         .route("/v1/admin/status", get(status::get_status))
+        .route("/v1/admin/instances", get(connections::get_instances))
+        .route("/v1/admin/connections", get(connections::get_connections))
         .with_state(admin)
         .merge(dead_letters)
         .layer(middleware::from_fn_with_state(key.map(Arc::new), guard));

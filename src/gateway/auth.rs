@@ -1,7 +1,7 @@
 //! Who is calling: a person with a token, or a backend with the API key.
 
 use axum::http::{HeaderMap, header};
-use everpost_core::name::{DeviceId, UserId};
+use everpost_core::name::{DeviceId, DeviceType, UserId};
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, Validation,
     errors::{Error, ErrorKind},
@@ -40,6 +40,7 @@ pub(crate) struct Principal {
     pub(crate) user: UserId,
     pub(crate) sender_type: String,
     pub(crate) device: Option<DeviceId>,
+    pub(crate) device_type: Option<DeviceType>,
     /// Seconds since the epoch; never for a backend.
     pub(crate) expires: u64,
     /// May read anything and publish for anybody.
@@ -95,16 +96,19 @@ impl Authenticator {
         let user = UserId::new(&claims.sub).map_err(|_| ApiError::Unauthenticated("sub is not a user id"))?;
         let device = claims.device_id.map(DeviceId::new).transpose();
         let device = device.map_err(|_| ApiError::Unauthenticated("device_id is not a name"))?;
+        let device_type = claims.device_type.map(DeviceType::new).transpose();
+        let device_type = device_type.map_err(|_| ApiError::Unauthenticated("device_type is not a name"))?;
         let sender_type = claims.role.filter(|role| !role.is_empty() && role.len() <= 32);
         let sender_type = sender_type.unwrap_or_else(|| "user".to_owned());
-        Ok(Principal { user, sender_type, device, expires: claims.exp, is_backend: false })
+        Ok(Principal { user, sender_type, device, device_type, expires: claims.exp, is_backend: false })
     }
 }
 
 impl Principal {
     fn backend() -> Self {
         let user = UserId::new("system").unwrap_or_else(|_| unreachable!("a valid name"));
-        Self { user, sender_type: "system".to_owned(), device: None, expires: u64::MAX, is_backend: true }
+        let (device, device_type, expires) = (None, None, u64::MAX);
+        Self { user, sender_type: "system".to_owned(), device, device_type, expires, is_backend: true }
     }
 
     pub(crate) fn require_backend(&self) -> Result<(), ApiError> {

@@ -5,7 +5,7 @@
 //! can never overtake a registration.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -105,6 +105,24 @@ impl Hub {
     pub(crate) fn tell(&self, topic: &Topic, make: impl Fn() -> Item) {
         if let Some(room) = self.rooms().get(topic) {
             room.listeners.iter().for_each(|session| session.push(make()));
+        }
+    }
+
+    /// Hands an item to every listener of topics who is wanted, once to each. Rooms with more than `most` listeners are
+    /// passed over.
+    pub(crate) fn tell_once(
+        &self,
+        topics: impl IntoIterator<Item = Topic>,
+        most: usize,
+        wanted: impl Fn(&Session) -> bool,
+        make: impl Fn() -> Item,
+    ) {
+        let (rooms, mut told) = (self.rooms(), HashSet::new());
+        let rooms = topics.into_iter().filter_map(|topic| rooms.get(&topic));
+        for session in rooms.filter(|room| room.listeners.len() <= most).flat_map(|room| &room.listeners) {
+            if wanted(session) && told.insert(session.id) {
+                session.push(make());
+            }
         }
     }
 

@@ -4,12 +4,14 @@
 //! [`replay`] fills whatever lies between a client and the present. A gateway keeps nothing that is not elsewhere: kill
 //! it, and its clients go on at another one with their cursors.
 
+mod attendance;
 pub mod auth;
 mod close;
 mod connection;
 mod conversations;
 mod devices;
 pub(crate) mod error;
+mod events;
 pub(crate) mod extract;
 mod fallback;
 mod frame;
@@ -18,6 +20,7 @@ mod limits;
 mod messages;
 mod metrics;
 mod page;
+mod presence;
 mod publish;
 mod pump;
 mod reads;
@@ -47,6 +50,7 @@ use everpost_core::{
     pressure::Level,
     recovery::Recovery,
     relay::{Inbox, Parcel, Relay, Signal, Topic},
+    roster::{Quotas, Roster},
     store::{Standing, Store},
 };
 use everpost_workers::{Ports, Pressure};
@@ -54,6 +58,7 @@ use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    attendance::Attendance,
     auth::{Authenticator, Principal},
     close::Close,
     devices::Devices,
@@ -66,7 +71,7 @@ use self::{
     session::Item,
     stored::Stored,
 };
-pub use self::{limits::Limits, metrics::GatewayMetrics};
+pub use self::{limits::Limits, metrics::GatewayMetrics, presence::Audience};
 
 /// How long a closing connection may take.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -91,6 +96,10 @@ pub struct GatewayConfig {
     pub allowed_origins: Vec<String>,
     /// How much clients may ask for.
     pub limits: Limits,
+    /// Who is told that users come and go.
+    pub presence: Audience,
+    /// How long a user's last connection may have been gone before the user is offline.
+    pub presence_grace: Duration,
     /// Clients are told to come back spread over this time when the process stops.
     pub drain_spread: Duration,
 }
@@ -102,6 +111,7 @@ pub struct Gateway {
     log: Arc<dyn Log>,
     store: Arc<dyn Store>,
     relay: Arc<dyn Relay>,
+    roster: Arc<dyn Roster>,
     recovery: Arc<Recovery>,
     reads: Reads,
     publisher: Publisher,
@@ -109,6 +119,8 @@ pub struct Gateway {
     stored: Arc<Stored>,
     devices: Devices,
     admission: Arc<Admission>,
+    attendance: Arc<Attendance>,
+    audience: Audience,
     auth: Authenticator,
     allowed_origins: Vec<String>,
     limits: Limits,
@@ -130,15 +142,24 @@ impl Gateway {
         stopping: CancellationToken,
     ) -> Result<Arc<Self>, LogError> {
         let (instance, tasks) = (InstanceId::random(), TaskTracker::new());
-        let Ports { log, store, relay, recovery, .. } = ports;
+        let Ports { log, store, relay, roster, recovery, .. } = ports;
         let inbox = relay.open(&instance).await?;
         let (hub, registrar) = Hub::new(instance.clone(), relay.clone());
         tasks.spawn(registrar);
+        let quotas = Quotas {
+            per_user: config.limits.max_connections_per_user,
+            per_address: config.limits.max_connections_per_address,
+        };
+        let grace = config.presence_grace;
+        let (attendance, news) = Attendance::new(instance.clone(), roster.clone(), relay.clone(), quotas, grace);
+        attendance.restore().await?; // so that whoever finds it dead knows what to take out
         let reads = Reads::start(&log, &store, &tasks);
         let publisher = Publisher::start(&log, &recovery, &reads, &tasks);
         let gateway = Arc::new(Self {
             auth: Authenticator::new(&config.token_secret, config.api_key, config.query_tokens),
             admission: Arc::new(Admission::new(&config.limits)),
+            attendance: Arc::new(attendance),
+            audience: config.presence,
             stored: Arc::new(Stored::new(log.partitions())),
             devices: Devices::default(),
             partitions: log.partitions(),
@@ -150,6 +171,7 @@ impl Gateway {
             log,
             store,
             relay,
+            roster,
             recovery,
             reads,
             publisher,
@@ -160,6 +182,8 @@ impl Gateway {
             stopping,
         });
         gateway.spawn_loops(inbox);
+        gateway.tasks.spawn(gateway.attendance.clone().run());
+        gateway.tasks.spawn(gateway.clone().tell_news(news));
         Ok(gateway)
     }
 
@@ -218,6 +242,10 @@ impl Gateway {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.devices.save(&self.store).await;
+        if let Err(error) = self.attendance.close().await {
+            tracing::debug!(%error, "the connections will be taken out of the roster by others");
+        }
+        self.save_last_seen().await;
         if let Err(error) = self.relay.close(&self.instance).await {
             tracing::debug!(%error, "the registrations will be swept by others");
         }
@@ -240,6 +268,7 @@ impl Gateway {
                 }
             }
             self.devices.save(&self.store).await;
+            self.save_last_seen().await;
             self.metrics.connections(self.admission.connections());
             if now.is_multiple_of(TIDY_EVERY_TICKS) {
                 self.admission.tidy();

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::extract::ws::Utf8Bytes;
 use everpost_core::{
     cursor::Cursor,
     event::Record,
@@ -27,9 +28,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Gateway,
+    attendance::Attendance,
     frame::{self, Frame, Run},
     hub::Hub,
-    session::Item,
+    presence::CROWD,
+    session::{Item, Session},
 };
 
 const WAIT: Duration = Duration::from_millis(500);
@@ -44,6 +47,7 @@ pub(crate) struct Pump {
     relay: Arc<dyn Relay>,
     recovery: Arc<Recovery>,
     hub: Arc<Hub>,
+    attendance: Arc<Attendance>,
     delivered: Counter,
     /// What the cursor stands on.
     history: Arc<History>,
@@ -55,7 +59,7 @@ pub(crate) struct Pump {
 
 impl Pump {
     pub(crate) fn new(gateway: &Gateway) -> Self {
-        let Gateway { instance, log, relay, recovery, hub, metrics, .. } = gateway;
+        let Gateway { instance, log, relay, recovery, hub, attendance, metrics, .. } = gateway;
         let cursor = Cursor::start(log.epoch(), log.partitions());
         Self {
             instance: instance.clone(),
@@ -63,6 +67,7 @@ impl Pump {
             relay: relay.clone(),
             recovery: recovery.clone(),
             hub: hub.clone(),
+            attendance: attendance.clone(),
             delivered: metrics.delivered(),
             history: recovery.history(),
             cursor,
@@ -98,6 +103,7 @@ impl Pump {
         if self.hub.register_all().await.is_err() {
             return Err(LogError::Closing);
         }
+        self.attendance.restore().await?;
         self.hub.all().iter().for_each(|session| session.mark_lagging());
         Ok(inbox)
     }
@@ -181,9 +187,25 @@ impl Pump {
     fn signal(&self, signal: Signal) {
         match signal {
             Signal::Frame { conversation, event, data } => {
-                let Ok(data) = serde_json::value::RawValue::from_string(data) else { return };
-                let text = frame::plain(&event, Some(conversation.as_str()), None, data);
+                let Some(text) = text_of(&event, Some(&conversation), data) else { return };
                 self.hub.tell(&Topic::Conversation(conversation), || Item::Text(text.clone()));
+            }
+            Signal::Others { conversation, except, event, data } => {
+                let Some(text) = text_of(&event, Some(&conversation), data) else { return };
+                let wanted = |session: &Session| session.user != except;
+                let topic = Topic::Conversation(conversation);
+                self.hub.tell_once([topic], usize::MAX, wanted, || Item::Text(text.clone()));
+            }
+            Signal::Direct { user, device_type, except, event, data } => {
+                let Some(text) = text_of(&event, None, data) else { return };
+                let of_type = |session: &Session| device_type.is_none() || session.device_type == device_type;
+                let wanted = |session: &Session| of_type(session) && except != Some(session.id);
+                self.hub.tell_once([Topic::User(user)], usize::MAX, wanted, || Item::Text(text.clone()));
+            }
+            Signal::Presence { user, conversations, event, data } => {
+                let Some(text) = text_of(&event, None, data) else { return };
+                let topics = conversations.into_iter().map(Topic::Conversation);
+                self.hub.tell_once(topics, CROWD, |session| session.user != user, || Item::Text(text.clone()));
             }
             Signal::Joined { conversation, user, from } => {
                 let from = Position::from_column(from);
@@ -194,4 +216,10 @@ impl Pump {
             }
         }
     }
+}
+
+/// The frame of something ephemeral.
+fn text_of(event: &str, conversation: Option<&ConversationId>, data: String) -> Option<Utf8Bytes> {
+    let data = serde_json::value::RawValue::from_string(data).ok()?;
+    Some(frame::plain(event, conversation.map(ConversationId::as_str), None, data))
 }

@@ -16,7 +16,7 @@ use std::{
 
 use axum::extract::ws::Utf8Bytes;
 use everpost_core::{
-    name::{ConversationId, UserId},
+    name::{ConversationId, DeviceType, UserId},
     position::Position,
 };
 use tokio::sync::Notify;
@@ -73,6 +73,8 @@ pub(crate) struct Taken {
 pub(crate) struct Session {
     pub(crate) id: Uuid,
     pub(crate) user: UserId,
+    /// What kind of device it is, if its token says so.
+    pub(crate) device_type: Option<DeviceType>,
     pub(crate) ready: Notify,
     outbox: Mutex<Outbox>,
     max_bytes: usize,
@@ -89,6 +91,7 @@ impl Session {
         Self {
             id: Uuid::now_v7(),
             user,
+            device_type: None,
             ready: Notify::new(),
             outbox: Mutex::default(),
             max_bytes,
@@ -96,6 +99,11 @@ impl Session {
             expires,
             heard: AtomicU64::new(now),
         }
+    }
+
+    /// The same on a device of a kind.
+    pub(crate) fn on(self, device_type: Option<DeviceType>) -> Self {
+        Self { device_type, ..self }
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {

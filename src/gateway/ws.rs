@@ -1,6 +1,9 @@
 //! From an upgrade request to a connection, or to the close code that says why not.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     extract::{
@@ -10,7 +13,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use everpost_core::name::ConversationId;
+use everpost_core::{clock::now_ms, name::ConversationId, roster::Entry};
 use serde::Deserialize;
 
 use super::{
@@ -28,6 +31,7 @@ use super::{
 const READ_BUFFER: usize = 2 * 1024;
 /// Grows only as far as it is used; a larger one saves system calls when many frames wait.
 const WRITE_BUFFER: usize = 32 * 1024;
+const MAX_USER_AGENT_CHARS: usize = 200;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Parameters {
@@ -76,11 +80,12 @@ fn open(
     if !may_open(headers, &gateway.allowed_origins) {
         return ApiError::Forbidden("pages of this origin may not connect").into_response();
     }
-    if gateway.stopping.is_cancelled() || !gateway.admission.has_room() {
+    let place = gateway.admission.place().filter(|_| !gateway.stopping.is_cancelled());
+    let Some(place) = place else {
         gateway.metrics.refused();
         let full = ApiError::Unavailable("this instance is full, try another").into_response();
         return (StatusCode::SERVICE_UNAVAILABLE, full).into_response();
-    }
+    };
     let principal = gateway.auth.upgrade(headers, parameters.token.as_deref());
     let limits = &gateway.limits;
     let mut upgrade = upgrade
@@ -93,8 +98,13 @@ fn open(
         upgrade = upgrade.protocols([auth::protocol()]);
     }
     let tasks = gateway.tasks.clone();
+    let client = Client { address: peer.ip(), user_agent: user_agent(headers) };
     upgrade.on_upgrade(move |socket| {
-        let connection = admit(gateway, peer, conversation, parameters, principal, socket);
+        let connection = admit(gateway, client, conversation, parameters, principal, socket);
+        let connection = async move {
+            connection.await;
+            drop(place);
+        };
         // The tracker outlives the server, which does not know upgraded connections.
         tasks.track_future(connection)
     })
@@ -111,30 +121,43 @@ fn may_open(headers: &HeaderMap, allowed: &[String]) -> bool {
     own || allowed.iter().any(|allowed| allowed == "*" || allowed.to_ascii_lowercase() == origin)
 }
 
+/// Where an upgrade comes from.
+struct Client {
+    address: IpAddr,
+    user_agent: Option<String>,
+}
+
+/// What the program at the other end calls itself, as far as anybody needs to know.
+fn user_agent(headers: &HeaderMap) -> Option<String> {
+    let name = headers.get(header::USER_AGENT)?.to_str().ok()?;
+    Some(name.chars().take(MAX_USER_AGENT_CHARS).collect())
+}
+
 async fn admit(
     gateway: Arc<Gateway>,
-    peer: SocketAddr,
+    client: Client,
     conversation: Option<String>,
     parameters: Parameters,
     principal: Result<Principal, ApiError>,
     mut socket: WebSocket,
 ) {
-    let checked = Box::pin(check(&gateway, conversation, principal)).await;
-    let admitted = checked.and_then(|(principal, scope)| {
-        let admitted = gateway.admission.admit(&principal.user, peer.ip());
-        let admitted = admitted.map_err(|refusal| Close::TooMany(refusal.reason()))?;
-        Ok((principal, scope, admitted))
-    });
-    match admitted {
-        Ok((principal, scope, _admitted)) => {
+    let admitted = async {
+        let (principal, scope) = check(&gateway, conversation, principal).await?;
+        let session =
+            Session::new(principal.user.clone(), principal.expires, gateway.limits.max_queue_bytes, gateway.seconds());
+        let session = session.on(principal.device_type.clone());
+        let entry = entry(&gateway, &session, &principal, scope.clone(), client);
+        let attending = gateway.attendance.enter(entry).await?;
+        Ok((principal, scope, session, attending))
+    };
+    match Box::pin(admitted).await {
+        Ok((principal, scope, session, _attending)) => {
             gateway.metrics.upgraded();
             let start = match (parameters.cursor, parameters.after) {
                 (Some(cursor), _) => Start::Cursor(cursor),
                 (None, Some(seq)) if scope.is_some() => Start::After(seq),
                 _ => Start::Now,
             };
-            let (user, expires) = (principal.user.clone(), principal.expires);
-            let session = Session::new(user, expires, gateway.limits.max_queue_bytes, gateway.seconds());
             // Boxed, so that what was needed to get here is not kept for the life of the connection.
             Box::pin(Connection::new(gateway, Arc::new(session), principal, scope, socket).run(start)).await;
         }
@@ -147,6 +170,27 @@ async fn admit(
             };
             let _ = tokio::time::timeout(FAREWELL, farewell).await; // it may be long gone
         }
+    }
+}
+
+/// The connection as the roster has it.
+fn entry(
+    gateway: &Gateway,
+    session: &Session,
+    principal: &Principal,
+    scope: Option<ConversationId>,
+    client: Client,
+) -> Entry {
+    Entry {
+        connection_id: session.id,
+        user_id: session.user.clone(),
+        instance_id: gateway.instance.clone(),
+        conversation_id: scope,
+        device_id: principal.device.clone(),
+        device_type: principal.device_type.clone(),
+        connected_ms: now_ms(),
+        address: client.address,
+        user_agent: client.user_agent,
     }
 }
 

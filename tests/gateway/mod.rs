@@ -8,8 +8,12 @@ mod bad_input;
 mod closes;
 /// Conversations, and who takes part in them.
 mod conversations;
+/// Events of any type, to conversations, users and devices.
+mod events;
 /// Publishing and reading over HTTP.
 mod messages;
+/// Who is connected, and who is told of it.
+mod presence;
 /// More coming in than is stored.
 mod pressure;
 /// What clients notice when the log loses something.

@@ -172,6 +172,11 @@ impl Client {
         }
     }
 
+    /// The frames of this name that came and nobody asked for.
+    pub(crate) fn waiting(&self, event: &str) -> Vec<Value> {
+        self.waiting.iter().filter(|frame| frame["event"] == event).cloned().collect()
+    }
+
     /// Drops the frames that nobody asked for.
     pub(crate) fn forget(&mut self) {
         self.waiting.clear();

@@ -16,8 +16,8 @@ use everpost_core::{
     position::Position,
     store::{
         Ask, Begun, Conversation, Conversations, Created, DeadLetter, DeadLetters, Death, Decision, Generations,
-        Installation, Job, Jobs, Legacy, Mark, Marks, Messages, NewConversation, NewJob, Redriven, Sieve, Standing,
-        Store, StoreError, Stretch, Tenures, Verdict, Want,
+        Installation, Job, Jobs, Legacy, Mark, Marks, Messages, NewConversation, NewJob, Presence, Redriven, Sieve,
+        Standing, Store, StoreError, Stretch, Tenures, Verdict, Want,
     },
 };
 use tokio::sync::Notify;
@@ -254,5 +254,16 @@ impl Marks for Troubled {
 
     async fn cursor(&self, user: &UserId, device: &DeviceId) -> Result<Option<String>, StoreError> {
         self.store.cursor(user, device).await
+    }
+}
+
+#[async_trait]
+impl Presence for Troubled {
+    async fn save_last_seen(&self, seen: &[(UserId, u64)]) -> Result<(), StoreError> {
+        self.store.save_last_seen(seen).await
+    }
+
+    async fn last_seen(&self, user: &UserId) -> Result<Option<u64>, StoreError> {
+        self.store.last_seen(user).await
     }
 }

@@ -15,6 +15,7 @@ pub mod jobs;
 pub mod marks;
 pub mod messages;
 pub mod postgres;
+pub mod presence;
 pub mod sqlite;
 pub mod tenures;
 
@@ -26,10 +27,11 @@ pub use self::{
     jobs::{Job, Jobs, NewJob, Verdict},
     marks::{Mark, Marks},
     messages::{Ask, Messages, Stretch, Want},
+    presence::Presence,
     tenures::{Legacy, Tenures},
 };
 
 /// Everything a deployment keeps.
-pub trait Store: Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Tenures {}
+pub trait Store: Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Presence + Tenures {}
 
-impl<S: Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Tenures> Store for S {}
+impl<S: Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Presence + Tenures> Store for S {}

@@ -11,6 +11,7 @@ mod marks;
 mod messages;
 mod migrations;
 mod postgres;
+mod presence;
 mod priors;
 pub(crate) mod records;
 mod sqlite;

@@ -7,6 +7,7 @@ mod generations;
 mod jobs;
 mod marks;
 mod messages;
+mod presence;
 mod tenures;
 
 use std::{collections::HashSet, str::FromStr, time::Duration};

@@ -14,6 +14,7 @@ mod insert;
 mod jobs;
 mod marks;
 mod messages;
+mod presence;
 mod tenures;
 
 use std::{path::Path, time::Duration};
