@@ -148,7 +148,7 @@ async fn admit(
         let session = session.on(principal.device_type.clone());
         let entry = entry(&gateway, &session, &principal, scope.clone(), client);
         let attending = gateway.attendance.enter(entry).await?;
-        Ok((principal, scope, session, attending))
+        Ok::<_, Close>((principal, scope, session, attending))
     };
     match Box::pin(admitted).await {
         Ok((principal, scope, session, _attending)) => {
