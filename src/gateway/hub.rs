@@ -244,3 +244,35 @@ async fn leave(hub: &std::sync::Weak<Hub>, relay: &Arc<dyn Relay>, instance: &In
         tracing::debug!(%error, "topics nobody listens to stay registered for now");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use everpost_core::relay::local::LocalRelay;
+
+    use super::*;
+
+    fn listening(hub: &Hub, name: &str, rooms: &[&str]) -> Arc<Session> {
+        let session = Session::new(UserId::new(name).expect("a name"), u64::MAX, 1_024, 0);
+        let session = Arc::new(session);
+        for room in rooms {
+            enter(&mut hub.rooms(), &topic(room), &session);
+        }
+        session
+    }
+
+    fn topic(room: &str) -> Topic {
+        Topic::Conversation(ConversationId::new(room).expect("a name"))
+    }
+
+    #[test]
+    fn each_is_told_once_and_a_crowd_is_not() {
+        let (hub, _registrar) = Hub::new(InstanceId::random(), Arc::new(LocalRelay::new()));
+        let (both, other) = (listening(&hub, "a", &["x", "y", "z"]), listening(&hub, "b", &["y", "z"]));
+        let alone_in_crowd = listening(&hub, "c", &["z"]);
+        let told = |session: &Session| session.take().items.len();
+        hub.tell_once(["x", "y", "z", "nowhere"].map(topic), 2, |_| true, || Item::Ping);
+        assert_eq!((told(&both), told(&other), told(&alone_in_crowd)), (1, 1, 0));
+        hub.tell_once([topic("z")], usize::MAX, |session| session.id != both.id, || Item::Ping);
+        assert_eq!((told(&both), told(&other), told(&alone_in_crowd)), (0, 1, 1));
+    }
+}

@@ -123,6 +123,16 @@ async fn own_devices_are_told_of_each_other(app: App) {
     assert_eq!(phone.next_event("device_disconnected").await["data"]["device_id"], "l1");
 }
 
+/// No close frame and no heartbeat has to be waited for.
+async fn a_connection_that_breaks_is_gone_at_once(app: App) {
+    let mut phone = connect(&app, 0, "bob", "p1", "ios").await;
+    let laptop = connect(&app, 1, "bob", "l1", "web").await;
+    drop(laptop);
+    assert_eq!(phone.next_event("device_disconnected").await["data"]["device_id"], "l1");
+    drop(phone);
+    eventually("nobody is there", async || !is_online(&app, "bob").await).await;
+}
+
 async fn presence_tells_the_devices_to_those_who_may_know(app: App) {
     let _phone = connect(&app, 0, "bob", "p1", "ios").await;
     let _laptop = connect(&app, 1, "bob", "l1", "web").await;
@@ -145,6 +155,7 @@ when_told!(
     coming_back_in_time_is_no_news,
     only_those_who_share_a_conversation_are_told,
     own_devices_are_told_of_each_other,
+    a_connection_that_breaks_is_gone_at_once,
     presence_tells_the_devices_to_those_who_may_know,
 );
 
@@ -179,6 +190,41 @@ async fn limits_count_over_all_instances() {
         third.first_event().await.is_ok_and(|frame| frame["event"] == "connected")
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_leaves_nobody_behind() {
+    let mut app = App::distributed().await;
+    let (mut alice, mut bob) = (app.connect("alice").await, app.connect_to(1, "bob", "/v1/ws").await);
+    app.stop().await;
+    alice.expect_close(1001).await;
+    bob.expect_close(1001).await;
+    for kind in ["user:", "address:", "users:", "addresses:"] {
+        let left: Vec<String> = app.redis().run(&["KEYS", &format!("*roster:{kind}*")]).await;
+        assert_eq!(left, Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn joins_and_replays_are_counted() {
+    let app = App::embedded_with(&[("join_rate", "1"), ("replay_rate", "1")]).await;
+    app.conversation("room", &["alice"]).await;
+    let mut alice = app.connect("alice").await;
+    let cursor = alice.cursor();
+    alice.send_all((0..20).map(|_| json!({"type": "subscribe", "conversation_id": "room"}))).await;
+    alice.round_trip().await;
+    let refused = alice.waiting("error");
+    assert!((1..=18).contains(&refused.len()), "a burst of two is fine, the rest is not: {}", refused.len());
+    assert!(refused.iter().all(|error| error["data"]["code"] == "rate_limited" && error["data"]["retryable"] == true));
+    let token = app.token("alice");
+    let path = format!("/v1/ws?cursor={cursor}");
+    let resumed = (0..10).map(|_| async {
+        let mut client = app.open(&path, Some(&token)).await;
+        client.first_event().await.map(|frame| frame["event"].clone())
+    });
+    let resumed = futures_util::future::join_all(resumed).await;
+    assert!(resumed.contains(&Ok(json!("connected"))) && resumed.contains(&Err(4029)), "{resumed:?}");
+    app.connect("alice").await;
 }
 
 #[tokio::test]

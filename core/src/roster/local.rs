@@ -76,12 +76,12 @@ impl State {
 
     fn leave(&mut self, connection: Uuid, leave: Leave) -> Option<Removed> {
         let entry = self.entries.remove(&connection)?;
-        let left_ms = now_ms().saturating_sub(leave.ago.as_millis() as u64);
+        let left_ms = moment(leave);
         self.give_back(&entry.network());
         let others = self.others(&entry);
         if others == 0 {
             self.users.remove(&entry.user_id);
-            self.depart(&entry.user_id, leave);
+            self.depart(&entry.user_id, left_ms, leave);
         } else if let Some(all) = self.users.get_mut(&entry.user_id) {
             all.remove(&connection);
         }
@@ -97,11 +97,15 @@ impl State {
         }
     }
 
-    fn depart(&mut self, user: &UserId, leave: Leave) {
+    fn depart(&mut self, user: &UserId, left_ms: u64, leave: Leave) {
         let due = Instant::now() + leave.grace.saturating_sub(leave.ago);
-        let left_ms = now_ms().saturating_sub(leave.ago.as_millis() as u64);
         self.departing.entry(user.clone()).or_insert(Departing { due, left_ms });
     }
+}
+
+/// When connections ended, milliseconds since the epoch.
+fn moment(leave: Leave) -> u64 {
+    now_ms().saturating_sub(u64::try_from(leave.ago.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[async_trait]
@@ -131,7 +135,7 @@ impl Roster for LocalRoster {
     async fn depart(&self, users: &[UserId], leave: Leave) -> Result<(), LogError> {
         let mut state = self.state();
         for user in users.iter().filter(|user| !state.users.contains_key(*user)).collect::<Vec<_>>() {
-            state.depart(user, leave);
+            state.depart(user, moment(leave), leave);
         }
         Ok(())
     }
