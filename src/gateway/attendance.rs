@@ -21,7 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::close::Close;
+use super::{close::Close, metrics::GatewayMetrics};
 
 /// How often the roster is compared with what is here.
 const EVERY: Duration = Duration::from_secs(1);
@@ -58,6 +58,7 @@ pub(crate) struct Attendance {
     turn: tokio::sync::Mutex<()>,
     ended: Notify,
     news: mpsc::Sender<News>,
+    metrics: GatewayMetrics,
     closed: CancellationToken,
 }
 
@@ -102,11 +103,12 @@ impl Attendance {
         relay: Arc<dyn Relay>,
         quotas: Quotas,
         grace: Duration,
+        metrics: GatewayMetrics,
     ) -> (Self, mpsc::Receiver<News>) {
         let (news, told) = mpsc::channel(MAX_NEWS);
         let (state, turn, ended) = (Mutex::default(), tokio::sync::Mutex::default(), Notify::new());
         let closed = CancellationToken::new();
-        (Self { instance, roster, relay, quotas, grace, state, turn, ended, news, closed }, told)
+        (Self { instance, roster, relay, quotas, grace, state, turn, ended, news, metrics, closed }, told)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -114,7 +116,11 @@ impl Attendance {
     }
 
     fn tell(&self, news: impl IntoIterator<Item = News>) {
-        news.into_iter().for_each(|news| drop(self.news.try_send(news)));
+        for news in news {
+            if self.news.try_send(news).is_err() {
+                self.metrics.ephemeral_dropped();
+            }
+        }
     }
 
     fn leave(&self, ago: Duration) -> Leave {
@@ -205,6 +211,11 @@ impl Attendance {
         Ok(())
     }
 
+    /// Says that the roster may have been lost: the next look does not wait for a second one.
+    pub(crate) fn doubt(&self) {
+        self.state().differed = true;
+    }
+
     /// Puts the roster right if it has something else than what is here, twice in a row: whoever is just being entered
     /// is no difference that stays.
     async fn compare(&self) -> Result<(), LogError> {
@@ -221,13 +232,14 @@ impl Attendance {
     pub(crate) async fn restore(&self) -> Result<(), LogError> {
         let _turn = self.turn.lock().await;
         self.take_out_strangers().await?;
-        let (here, departing): (Vec<Entry>, Vec<UserId>) = {
+        let (here, left): (Vec<Entry>, Vec<(UserId, Duration)>) = {
             let state = self.state();
             let here = state.here.values().map(|entry| Entry::clone(entry));
-            (here.collect(), state.departing.keys().cloned().collect())
+            let left = state.departing.iter().map(|(user, since)| (user.clone(), since.elapsed()));
+            (here.collect(), left.collect())
         };
         let online = self.roster.restore(&self.instance, &here).await?;
-        self.roster.depart(&departing, self.leave(Duration::ZERO)).await?;
+        self.roster.depart(&left, self.grace).await?;
         self.tell(online.into_iter().map(|user| News::Online(user, everpost_core::clock::now_ms())));
         self.state().differed = false;
         Ok(())

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use everpost_core::{name::UserId, pressure::Level};
+use everpost_core::{name::UserId, pressure::Level, roster::Quotas};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,13 @@ pub struct Limits {
     /// How long a client may take to send a request's head.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
+}
+
+impl Limits {
+    /// What is counted over all instances.
+    pub(crate) fn quotas(&self) -> Quotas {
+        Quotas { per_user: self.max_connections_per_user, per_address: self.max_connections_per_address }
+    }
 }
 
 /// The requests of each user that are counted.

@@ -50,7 +50,7 @@ use everpost_core::{
     pressure::Level,
     recovery::Recovery,
     relay::{Inbox, Parcel, Relay, Signal, Topic},
-    roster::{Quotas, Roster},
+    roster::Roster,
     store::{Standing, Store},
 };
 use everpost_workers::{Ports, Pressure};
@@ -146,12 +146,9 @@ impl Gateway {
         let inbox = relay.open(&instance).await?;
         let (hub, registrar) = Hub::new(instance.clone(), relay.clone());
         tasks.spawn(registrar);
-        let quotas = Quotas {
-            per_user: config.limits.max_connections_per_user,
-            per_address: config.limits.max_connections_per_address,
-        };
-        let grace = config.presence_grace;
-        let (attendance, news) = Attendance::new(instance.clone(), roster.clone(), relay.clone(), quotas, grace);
+        let (quotas, grace, counts) = (config.limits.quotas(), config.presence_grace, metrics.clone());
+        let (attendance, news) =
+            Attendance::new(instance.clone(), roster.clone(), relay.clone(), quotas, grace, counts);
         attendance.restore().await?; // so that whoever finds it dead knows what to take out
         let reads = Reads::start(&log, &store, &tasks);
         let publisher = Publisher::start(&log, &recovery, &reads, &tasks);

@@ -170,7 +170,7 @@ impl Gateway {
         if topics.is_empty() {
             return Ok(());
         }
-        let asked: Vec<Topic> = topics.iter().map(|topic| Topic::clone(topic)).collect();
+        let asked: Vec<Topic> = topics.iter().copied().cloned().collect();
         let listeners = topics.into_iter().zip(self.relay.listeners(&asked).await?).collect();
         let parcels = notices.iter().flat_map(|notice| notice.parcels(&listeners)).collect();
         Ok(self.relay.send(parcels).await?)

@@ -103,7 +103,7 @@ impl Pump {
         if self.hub.register_all().await.is_err() {
             return Err(LogError::Closing);
         }
-        self.attendance.restore().await?;
+        self.attendance.doubt(); // whatever took the inbox away may have taken more
         self.hub.all().iter().for_each(|session| session.mark_lagging());
         Ok(inbox)
     }

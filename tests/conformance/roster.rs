@@ -215,9 +215,14 @@ async fn who_was_taken_for_dead_is_told_so(stage: Stage) {
 async fn users_without_connections_can_be_made_departing_again(stage: Stage) {
     let a = InstanceId::random();
     stage.enter(&entry("alice", &a, "192.0.2.1")).await.expect("there is room");
-    stage.roster.depart(&[user("alice"), user("bob")], Leave::NOW).await.expect("reachable");
-    stage.roster.depart(&[user("bob")], AN_HOUR).await.expect("again is harmless");
-    let due: Vec<UserId> = stage.due().await.into_iter().map(|departure| departure.user_id).collect();
+    let (ago, hour) = (Duration::from_secs(60), Duration::from_secs(3_600));
+    let left = ["alice", "bob", "carol"].map(|name| (user(name), ago));
+    stage.roster.depart(&left[..2], Duration::ZERO).await.expect("reachable");
+    stage.roster.depart(&left, hour).await.expect("again is harmless");
+    let due = stage.due().await;
+    let told = now_ms().abs_diff(due[0].left_ms);
+    assert!((55_000..115_000).contains(&told), "{due:?}");
+    let due: Vec<UserId> = due.into_iter().map(|departure| departure.user_id).collect();
     assert_eq!(due, [user("bob")]);
 }
 
@@ -302,7 +307,7 @@ async fn the_roster_is_kept_at_the_memory_limit() {
     assert_eq!(stage.leave(&entry, Leave::NOW).await.len(), 1);
     let due = stage.due().await;
     assert_eq!(stage.settle(&due).await, []);
-    stage.roster.depart(&[user("bob")], AN_HOUR).await.expect("a full Redis takes it");
+    stage.roster.depart(&[(user("bob"), Duration::ZERO)], AN_HOUR.grace).await.expect("a full Redis takes it");
     stage.roster.forget(&a, Leave::NOW).await.expect("a full Redis takes it");
 }
 

@@ -1,6 +1,6 @@
 //! Who is connected, who is told of it, and how many may be.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use everpost::gateway::auth::Claims;
 use reqwest::Method;
@@ -287,14 +287,11 @@ async fn people_of_a_killed_gateway_are_offline_within_seconds() {
     let mut bob = Client::open(cluster.gateways[1].address(), "/v1/ws", Some(&token("bob"))).await;
     bob.greeted().await;
     alice.next_event("user_online").await;
-    let killed = Instant::now();
     cluster.gateways[1].kill();
     assert_eq!(alice.next_event("user_offline").await["data"]["user_id"], "bob");
-    let took = killed.elapsed();
     within(Duration::from_secs(5), "it is known", async || {
         let asked = http.get(format!("{base}/v1/users/bob/presence")).bearer_auth(process::API_KEY).send().await;
         asked.expect("it answers").json::<Value>().await.expect("JSON")["online"] == false
     })
     .await;
-    println!("offline {took:?} after the kill");
 }

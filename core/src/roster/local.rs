@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -132,10 +132,13 @@ impl Roster for LocalRoster {
         Ok(entries.iter().filter_map(|entry| state.leave(entry.connection_id, leave)).collect())
     }
 
-    async fn depart(&self, users: &[UserId], leave: Leave) -> Result<(), LogError> {
+    async fn depart(&self, left: &[(UserId, Duration)], grace: Duration) -> Result<(), LogError> {
         let mut state = self.state();
-        for user in users.iter().filter(|user| !state.users.contains_key(*user)).collect::<Vec<_>>() {
-            state.depart(user, moment(leave), leave);
+        for (user, ago) in left {
+            if !state.users.contains_key(user) {
+                let leave = Leave { ago: *ago, grace };
+                state.depart(user, moment(leave), leave);
+            }
         }
         Ok(())
     }

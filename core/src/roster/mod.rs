@@ -142,8 +142,9 @@ pub trait Roster: Send + Sync {
     /// Takes connections out. Idempotent: those that were in it are returned.
     async fn leave(&self, entries: &[Entry], leave: Leave) -> Result<Vec<Removed>, LogError>;
 
-    /// Makes users without any connection departing, after the roster may have forgotten that they are. Idempotent.
-    async fn depart(&self, users: &[UserId], leave: Leave) -> Result<(), LogError>;
+    /// Makes users departing who left a while ago, after the roster may have forgotten that they did. Those who have a
+    /// connection are passed over. Idempotent.
+    async fn depart(&self, left: &[(UserId, Duration)], grace: Duration) -> Result<(), LogError>;
 
     /// Takes out every connection of a gateway that is gone.
     async fn forget(&self, instance: &InstanceId, leave: Leave) -> Result<Vec<Removed>, LogError>;

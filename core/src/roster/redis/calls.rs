@@ -1,6 +1,6 @@
 //! The scripts of the roster, and which keys they are about.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use redis::{Script, ScriptInvocation, pipe};
 
@@ -138,22 +138,21 @@ impl Calls {
         Ok(removed)
     }
 
-    pub(super) async fn depart(&self, users: &[UserId], leave: Leave) -> Result<(), LogError> {
-        let mut together: HashMap<Partition, Vec<&UserId>> = HashMap::new();
-        for user in users {
-            together.entry(self.partitions.of(user.as_str())).or_default().push(user);
+    pub(super) async fn depart(&self, left: &[(UserId, Duration)], grace: Duration) -> Result<(), LogError> {
+        let mut together: HashMap<Partition, Vec<&(UserId, Duration)>> = HashMap::new();
+        for one in left {
+            together.entry(self.partitions.of(one.0.as_str())).or_default().push(one);
         }
-        for (partition, users) in &together {
-            for users in users.chunks(MAX_BATCH) {
-                self.link
-                    .script::<()>(&self.scripts.depart, |call| {
-                        call.key(&self.departures(*partition));
-                        call.arg(leave.ago.as_millis() as u64).arg(leave.grace.as_millis() as u64);
-                        for user in users {
-                            call.key(self.of_owner(Owner::User, user.as_str())).arg(user.as_str());
-                        }
-                    })
-                    .await?;
+        for (partition, left) in &together {
+            for left in left.chunks(MAX_BATCH) {
+                let call = |call: &mut ScriptInvocation<'_>| {
+                    call.key(&self.departures(*partition)).arg(grace.as_millis() as u64);
+                    for (user, ago) in left {
+                        call.key(self.of_owner(Owner::User, user.as_str()));
+                        call.arg(user.as_str()).arg(ago.as_millis() as u64);
+                    }
+                };
+                self.link.script::<()>(&self.scripts.depart, call).await?;
             }
         }
         Ok(())

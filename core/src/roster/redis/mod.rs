@@ -16,7 +16,7 @@
 
 mod calls;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use redis::{ScriptInvocation, Value, cmd, from_redis_value, pipe};
@@ -124,8 +124,8 @@ impl Roster for RedisRoster {
         Ok(removed)
     }
 
-    async fn depart(&self, users: &[UserId], leave: Leave) -> Result<(), LogError> {
-        self.calls.depart(users, leave).await
+    async fn depart(&self, left: &[(UserId, Duration)], grace: Duration) -> Result<(), LogError> {
+        self.calls.depart(left, grace).await
     }
 
     async fn forget(&self, instance: &InstanceId, leave: Leave) -> Result<Vec<Removed>, LogError> {
