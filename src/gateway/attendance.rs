@@ -76,6 +76,8 @@ struct State {
     suspects: HashSet<InstanceId>,
     /// Whether the roster had something else than what is here at the last look.
     differed: bool,
+    /// Whether the roster is to be put right in any case.
+    doubtful: bool,
 }
 
 /// One connection in the roster; it is taken out when this is dropped.
@@ -211,21 +213,22 @@ impl Attendance {
         Ok(())
     }
 
-    /// Says that the roster may have been lost: the next look does not wait for a second one.
+    /// Says that the roster may have been lost. Also if nobody is here: it may have forgotten who left a moment ago.
     pub(crate) fn doubt(&self) {
-        self.state().differed = true;
+        self.state().doubtful = true;
     }
 
     /// Puts the roster right if it has something else than what is here, twice in a row: whoever is just being entered
     /// is no difference that stays.
     async fn compare(&self) -> Result<(), LogError> {
         let there = self.roster.count(&self.instance).await?;
-        let differs = {
+        let is_wrong = {
             let mut state = self.state();
             let differs = state.here.len() + state.ended.len() != there;
-            mem::replace(&mut state.differed, differs) && differs
+            let stays = mem::replace(&mut state.differed, differs) && differs;
+            state.doubtful || stays
         };
-        if differs { self.restore().await } else { Ok(()) }
+        if is_wrong { self.restore().await } else { Ok(()) }
     }
 
     /// Makes the roster have what is here, and nothing else of this gateway.
@@ -241,7 +244,8 @@ impl Attendance {
         let online = self.roster.restore(&self.instance, &here).await?;
         self.roster.depart(&left, self.grace).await?;
         self.tell(online.into_iter().map(|user| News::Online(user, everpost_core::clock::now_ms())));
-        self.state().differed = false;
+        let mut state = self.state();
+        (state.differed, state.doubtful) = (false, false);
         Ok(())
     }
 
