@@ -15,13 +15,14 @@ use everpost_core::{
     log::LogError,
     name::{InstanceId, UserId},
     relay::Relay,
-    roster::{Departure, Entry, Leave, Quotas, RETRY_AFTER, Refusal, Removed, Roster},
+    retry::Policy,
+    roster::{Arrival, Departure, Entry, Leave, Quotas, RETRY_AFTER, Refusal, Removed, Roster},
 };
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{close::Close, metrics::GatewayMetrics};
+use super::metrics::GatewayMetrics;
 
 /// How often the roster is compared with what is here.
 const EVERY: Duration = Duration::from_secs(1);
@@ -32,6 +33,8 @@ const MAX_NEWS: usize = 8_192;
 /// Users who left and whose last moment waits to be saved; while the database is away, more are forgotten.
 const MAX_SEEN: usize = 100_000;
 const PAGE: usize = 500;
+/// Failures of the roster after which a connection that wants in is told to come back.
+const MAX_FAILURES: u32 = 5;
 
 /// What others may want to know.
 #[derive(Debug, Clone)]
@@ -130,27 +133,37 @@ impl Attendance {
     }
 
     /// Enters a connection, unless its user or its address has too many.
-    pub(crate) async fn enter(self: &Arc<Self>, entry: Entry) -> Result<Attending, Close> {
+    pub(crate) async fn enter(self: &Arc<Self>, entry: Entry) -> Result<Result<Attending, Refusal>, LogError> {
         let entry = Arc::new(entry);
         self.state().here.insert(entry.connection_id, entry.clone());
         let attending = Attending { attendance: self.clone(), connection: entry.connection_id };
-        match self.roster.enter(&entry, self.quotas).await {
-            Ok(Ok(arrival)) => {
+        match self.insist(&entry).await? {
+            Ok(arrival) => {
                 self.state().departing.remove(&entry.user_id);
                 if arrival.is_online() {
                     self.tell([News::Online(entry.user_id.clone(), entry.connected_ms)]);
                 } else if arrival.others > 0 {
                     self.tell([News::Connected(entry)]);
                 }
-                Ok(attending)
+                Ok(Ok(attending))
             }
-            Ok(Err(refusal)) => {
+            Err(refusal) => {
                 self.state().here.remove(&entry.connection_id); // it is not in the roster either
-                Err(Close::TooMany(reason(refusal)))
+                Ok(Err(refusal))
             }
-            Err(error) => {
-                tracing::debug!(%error, "a connection cannot be entered into the roster");
-                Err(Close::Internal)
+        }
+    }
+
+    /// A Redis that is being restarted is back in a moment, and entering twice is harmless.
+    async fn insist(&self, entry: &Entry) -> Result<Result<Arrival, Refusal>, LogError> {
+        let mut failures = 0;
+        loop {
+            match self.roster.enter(entry, self.quotas).await {
+                Err(error) if error.is_retryable() && failures < MAX_FAILURES => {
+                    tokio::time::sleep(Policy::RECONNECT.delay(failures)).await;
+                    failures += 1;
+                }
+                outcome => return outcome,
             }
         }
     }
@@ -309,12 +322,5 @@ impl Attendance {
                 *last = ms.max(*last);
             }
         }
-    }
-}
-
-fn reason(refusal: Refusal) -> &'static str {
-    match refusal {
-        Refusal::User => "too many connections of this user",
-        Refusal::Address => "too many connections from this address",
     }
 }

@@ -6,6 +6,7 @@
 
 mod attendance;
 pub mod auth;
+mod client;
 mod close;
 mod connection;
 mod conversations;

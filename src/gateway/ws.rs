@@ -1,9 +1,6 @@
 //! From an upgrade request to a connection, or to the close code that says why not.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     extract::{
@@ -13,16 +10,18 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use everpost_core::{clock::now_ms, name::ConversationId, roster::Entry};
+use everpost_core::name::ConversationId;
 use serde::Deserialize;
 
 use super::{
     FAREWELL, Gateway,
     auth::{self, Principal},
+    client::Client,
     close::Close,
     connection::Connection,
     error::ApiError,
     extract::{Path, Query},
+    limits::Place,
     session::Session,
     start::Start,
 };
@@ -31,8 +30,6 @@ use super::{
 const READ_BUFFER: usize = 2 * 1024;
 /// Grows only as far as it is used; a larger one saves system calls when many frames wait.
 const WRITE_BUFFER: usize = 32 * 1024;
-const MAX_USER_AGENT_CHARS: usize = 200;
-
 #[derive(Debug, Deserialize)]
 pub(super) struct Parameters {
     token: Option<String>,
@@ -98,13 +95,9 @@ fn open(
         upgrade = upgrade.protocols([auth::protocol()]);
     }
     let tasks = gateway.tasks.clone();
-    let client = Client { address: peer.ip(), user_agent: user_agent(headers) };
+    let client = Client::new(peer.ip(), headers);
     upgrade.on_upgrade(move |socket| {
-        let connection = admit(gateway, client, conversation, parameters, principal, socket);
-        let connection = async move {
-            connection.await;
-            drop(place);
-        };
+        let connection = admit(gateway, (client, place), conversation, parameters, principal, socket);
         // The tracker outlives the server, which does not know upgraded connections.
         tasks.track_future(connection)
     })
@@ -121,36 +114,24 @@ fn may_open(headers: &HeaderMap, allowed: &[String]) -> bool {
     own || allowed.iter().any(|allowed| allowed == "*" || allowed.to_ascii_lowercase() == origin)
 }
 
-/// Where an upgrade comes from.
-struct Client {
-    address: IpAddr,
-    user_agent: Option<String>,
-}
-
-/// What the program at the other end calls itself, as far as anybody needs to know.
-fn user_agent(headers: &HeaderMap) -> Option<String> {
-    let name = headers.get(header::USER_AGENT)?.to_str().ok()?;
-    Some(name.chars().take(MAX_USER_AGENT_CHARS).collect())
-}
-
 async fn admit(
     gateway: Arc<Gateway>,
-    client: Client,
+    (client, _place): (Client, Place),
     conversation: Option<String>,
     parameters: Parameters,
     principal: Result<Principal, ApiError>,
     mut socket: WebSocket,
 ) {
-    let admitted = async {
+    // Boxed here and below, so that what was needed to get here is not kept for the life of the connection.
+    let admitted = Box::pin(async {
         let (principal, scope) = check(&gateway, conversation, principal).await?;
         let session =
             Session::new(principal.user.clone(), principal.expires, gateway.limits.max_queue_bytes, gateway.seconds());
         let session = session.on(principal.device_type.clone());
-        let entry = entry(&gateway, &session, &principal, scope.clone(), client);
-        let attending = gateway.attendance.enter(entry).await?;
+        let attending = gateway.attend(&session, &principal, scope.as_ref(), client).await?;
         Ok::<_, Close>((principal, scope, session, attending))
-    };
-    match Box::pin(admitted).await {
+    });
+    match admitted.await {
         Ok((principal, scope, session, _attending)) => {
             gateway.metrics.upgraded();
             let start = match (parameters.cursor, parameters.after) {
@@ -158,7 +139,6 @@ async fn admit(
                 (None, Some(seq)) if scope.is_some() => Start::After(seq),
                 _ => Start::Now,
             };
-            // Boxed, so that what was needed to get here is not kept for the life of the connection.
             Box::pin(Connection::new(gateway, Arc::new(session), principal, scope, socket).run(start)).await;
         }
         Err(close) => {
@@ -170,27 +150,6 @@ async fn admit(
             };
             let _ = tokio::time::timeout(FAREWELL, farewell).await; // it may be long gone
         }
-    }
-}
-
-/// The connection as the roster has it.
-fn entry(
-    gateway: &Gateway,
-    session: &Session,
-    principal: &Principal,
-    scope: Option<ConversationId>,
-    client: Client,
-) -> Entry {
-    Entry {
-        connection_id: session.id,
-        user_id: session.user.clone(),
-        instance_id: gateway.instance.clone(),
-        conversation_id: scope,
-        device_id: principal.device.clone(),
-        device_type: principal.device_type.clone(),
-        connected_ms: now_ms(),
-        address: client.address,
-        user_agent: client.user_agent,
     }
 }
 
