@@ -127,7 +127,7 @@ async fn admit(
         let (principal, scope) = check(&gateway, conversation, principal).await?;
         let session =
             Session::new(principal.user.clone(), principal.expires, gateway.limits.max_queue_bytes, gateway.seconds());
-        let session = session.on(principal.device_type.clone());
+        let session = Arc::new(session.on(principal.device_type.clone()));
         let attending = gateway.attend(&session, &principal, scope.as_ref(), client).await?;
         Ok::<_, Close>((principal, scope, session, attending))
     });
@@ -139,7 +139,7 @@ async fn admit(
                 (None, Some(seq)) if scope.is_some() => Start::After(seq),
                 _ => Start::Now,
             };
-            Box::pin(Connection::new(gateway, Arc::new(session), principal, scope, socket).run(start)).await;
+            Box::pin(Connection::new(gateway, session, principal, scope, socket).run(start)).await;
         }
         Err(close) => {
             gateway.metrics.refused();

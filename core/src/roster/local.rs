@@ -1,7 +1,7 @@
 //! The roster of one process: a few maps.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -25,7 +25,7 @@ pub struct LocalRoster {
 #[derive(Default)]
 struct State {
     entries: BTreeMap<Uuid, Entry>,
-    users: HashMap<UserId, BTreeSet<Uuid>>,
+    users: HashMap<UserId, Vec<Uuid>>,
     networks: HashMap<String, usize>,
     departing: HashMap<UserId, Departing>,
     instances: HashSet<InstanceId>,
@@ -68,7 +68,8 @@ impl State {
     fn enter(&mut self, entry: &Entry) -> Arrival {
         let (others, returned) = (self.others(entry), self.departing.remove(&entry.user_id).is_some());
         if self.entries.insert(entry.connection_id, entry.clone()).is_none() {
-            self.users.entry(entry.user_id.clone()).or_default().insert(entry.connection_id);
+            // Most people have one.
+            self.users.entry(entry.user_id.clone()).or_insert_with(|| Vec::with_capacity(1)).push(entry.connection_id);
             *self.networks.entry(entry.network()).or_default() += 1;
         }
         Arrival { others, returned }
@@ -83,7 +84,7 @@ impl State {
             self.users.remove(&entry.user_id);
             self.depart(&entry.user_id, left_ms, leave);
         } else if let Some(all) = self.users.get_mut(&entry.user_id) {
-            all.remove(&connection);
+            all.retain(|other| *other != connection);
         }
         Some(Removed { entry, others, left_ms })
     }
@@ -171,7 +172,11 @@ impl Roster for LocalRoster {
 
     async fn of_users(&self, users: &[UserId]) -> Result<Vec<Vec<Entry>>, LogError> {
         let state = self.state();
-        let entries = |of: &BTreeSet<Uuid>| of.iter().filter_map(|id| state.entries.get(id).cloned()).collect();
+        let entries = |of: &Vec<Uuid>| {
+            let mut entries: Vec<Entry> = of.iter().filter_map(|id| state.entries.get(id).cloned()).collect();
+            entries.sort_unstable_by_key(|entry| entry.connection_id);
+            entries
+        };
         Ok(users.iter().map(|user| state.users.get(user).map_or_else(Vec::new, entries)).collect())
     }
 
