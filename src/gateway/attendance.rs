@@ -132,12 +132,17 @@ impl Attendance {
         Leave { ago, grace: self.grace }
     }
 
-    /// Enters a connection, unless its user or its address has too many.
-    pub(crate) async fn enter(self: &Arc<Self>, entry: Entry) -> Result<Result<Attending, Refusal>, LogError> {
+    /// Enters a connection, unless its user or its address has too many. Backends may have any number.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        entry: Entry,
+        is_backend: bool,
+    ) -> Result<Result<Attending, Refusal>, LogError> {
+        let quotas = if is_backend { Quotas::NONE } else { self.quotas };
         let entry = Arc::new(entry);
         self.state().here.insert(entry.connection_id, entry.clone());
         let attending = Attending { attendance: self.clone(), connection: entry.connection_id };
-        match self.insist(&entry).await? {
+        match self.insist(&entry, quotas).await? {
             Ok(arrival) => {
                 self.state().departing.remove(&entry.user_id);
                 if arrival.is_online() {
@@ -155,10 +160,10 @@ impl Attendance {
     }
 
     /// A Redis that is being restarted is back in a moment, and entering twice is harmless.
-    async fn insist(&self, entry: &Entry) -> Result<Result<Arrival, Refusal>, LogError> {
+    async fn insist(&self, entry: &Entry, quotas: Quotas) -> Result<Result<Arrival, Refusal>, LogError> {
         let mut failures = 0;
         loop {
-            match self.roster.enter(entry, self.quotas).await {
+            match self.roster.enter(entry, quotas).await {
                 Err(error) if error.is_retryable() && failures < MAX_FAILURES => {
                     tokio::time::sleep(Policy::RECONNECT.delay(failures)).await;
                     failures += 1;

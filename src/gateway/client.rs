@@ -49,7 +49,7 @@ impl Gateway {
             address: client.address,
             user_agent: client.user_agent,
         };
-        match self.attendance.enter(entry).await {
+        match self.attendance.enter(entry, principal.is_backend).await {
             Ok(Ok(attending)) => Ok(attending),
             Ok(Err(Refusal::User)) => Err(Close::TooMany("too many connections of this user")),
             Ok(Err(Refusal::Address)) => Err(Close::TooMany("too many connections from this address")),

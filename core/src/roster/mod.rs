@@ -70,6 +70,11 @@ pub struct Quotas {
     pub per_address: usize,
 }
 
+impl Quotas {
+    /// As many as there are.
+    pub const NONE: Self = Self { per_user: usize::MAX, per_address: usize::MAX };
+}
+
 /// Which quota was met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
