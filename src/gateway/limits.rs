@@ -32,7 +32,7 @@ pub struct Limits {
     pub publish_rate: NonZeroU32,
     /// The same for subscribing to conversations.
     pub join_rate: NonZeroU32,
-    /// The same for replays a client asks for.
+    /// The same for replays that connections begin with.
     pub replay_rate: NonZeroU32,
     /// The same as `publish_rate` while the log is under pressure, for backends too.
     pub pressed_publish_rate: NonZeroU32,

@@ -69,7 +69,7 @@ impl Connection {
             Command::Ack { cursor } => Ok(self.acknowledge(&cursor)?),
             Command::Subscribe { conversation, after } => {
                 let conversation = self.named(conversation)?;
-                if !self.may(Asked::Join) || (after.is_some() && !self.may(Asked::Replay)) {
+                if !self.may(Asked::Join) {
                     return Err(ApiError::RateLimited.into());
                 }
                 self.gateway.authorise(&self.principal, &conversation).await?;
