@@ -123,6 +123,8 @@ fn clients(settings: &Settings) -> anyhow::Result<(TcpListener, GatewayConfig)> 
         auth: settings.auth()?,
         allowed_origins: settings.allowed_origins.clone(),
         limits: settings.limits(),
+        presence: settings.presence,
+        presence_grace: settings.presence_grace,
         drain_spread: settings.drain_spread,
     };
     Ok((listener, gateway))

@@ -22,7 +22,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::gateway::{
-    Limits,
+    Audience, Limits,
     auth::{AuthConfig, TokenRules},
     jwks::JwksSource,
 };
@@ -110,6 +110,8 @@ pub struct Settings {
     max_message_bytes: usize,
     max_queue_bytes: usize,
     publish_rate: NonZeroU32,
+    join_rate: NonZeroU32,
+    replay_rate: NonZeroU32,
     pressed_publish_rate: NonZeroU32,
     max_in_flight: usize,
     max_receipt_participants: usize,
@@ -119,6 +121,11 @@ pub struct Settings {
     heartbeat_timeout: Duration,
     #[serde(with = "humantime_serde")]
     request_timeout: Duration,
+    /// Who is told that users come and go.
+    pub presence: Audience,
+    /// How long a user's last connection may have been gone before the user is offline.
+    #[serde(with = "humantime_serde")]
+    pub presence_grace: Duration,
     /// Clients are told to come back spread over this time.
     #[serde(with = "humantime_serde")]
     pub drain_spread: Duration,
@@ -268,6 +275,8 @@ impl Settings {
             max_message_bytes: self.max_message_bytes,
             max_queue_bytes: self.max_queue_bytes,
             publish_rate: self.publish_rate,
+            join_rate: self.join_rate,
+            replay_rate: self.replay_rate,
             pressed_publish_rate: self.pressed_publish_rate,
             max_in_flight: self.max_in_flight,
             max_receipt_participants: self.max_receipt_participants,
@@ -384,6 +393,6 @@ mod tests {
     fn every_setting_is_in_the_default_file() {
         let known: Vec<&str> = DEFAULTS.lines().filter_map(setting_name).collect();
         assert!(known.contains(&"token_secret") && known.contains(&"heartbeat"));
-        assert_eq!(known.len(), 35, "{known:?}");
+        assert_eq!(known.len(), 39, "{known:?}");
     }
 }

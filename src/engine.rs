@@ -1,4 +1,4 @@
-//! The engine: log, leases, relay and store, put together from settings. The only place that knows which one it is.
+//! The engine: log, leases, relay, roster and store, put together from settings. The only place that knows which one it is.
 
 use std::{path::Path, sync::Arc};
 
@@ -9,12 +9,16 @@ use everpost_core::{
     log::{Log, redis::RedisLog, sqlite::SqliteLog},
     recovery::Recovery,
     relay::{Relay, local::LocalRelay, redis::RedisRelay},
+    roster::{Roster, local::LocalRoster, redis::RedisRoster},
     store::{Generations, Installation, Store, postgres::PostgresStore, sqlite::SqliteStore},
 };
 use everpost_workers::Ports;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::config::EngineSettings;
+
+/// What goes on between instances.
+type Between = (Arc<dyn Relay>, Arc<dyn Roster>);
 
 /// An open engine.
 pub struct Engine {
@@ -39,9 +43,9 @@ impl Engine {
                 let log = SqliteLog::open_as(known, &data_dir.join("log.db"), *durability).await;
                 let log = Arc::new(log.context("opening the event log")?);
                 let alarms = vec![log.alarm(), store.alarm()];
-                let relay = Arc::new(LocalRelay::new());
-                let engine =
-                    Self::new(log.clone(), log, relay, Arc::new(store), Some(lock), "embedded (SQLite)").await?;
+                let between: Between = (Arc::new(LocalRelay::new()), Arc::new(LocalRoster::new()));
+                let store = Arc::new(store);
+                let engine = Self::new(log.clone(), log, between, store, Some(lock), "embedded (SQLite)").await?;
                 Ok(Self { alarms, ..engine })
             }
             EngineSettings::Distributed { log, database_url } => {
@@ -51,10 +55,9 @@ impl Engine {
                 }
                 let known = store.installation().await.context("looking at the database")?;
                 let log = RedisLog::open(log, known).await.context("opening the event log in Redis")?;
-                let relay = Arc::new(RedisRelay::beside(&log));
-                let log = Arc::new(log);
-                Self::new(log.clone(), log, relay, Arc::new(store), None, "distributed (Redis Streams + Postgres)")
-                    .await
+                let between: Between = (Arc::new(RedisRelay::beside(&log)), Arc::new(RedisRoster::beside(&log)));
+                let (log, store) = (Arc::new(log), Arc::new(store));
+                Self::new(log.clone(), log, between, store, None, "distributed (Redis Streams + Postgres)").await
             }
         }
     }
@@ -67,7 +70,7 @@ impl Engine {
     async fn new(
         log: Arc<dyn Log>,
         leases: Arc<dyn Leases>,
-        relay: Arc<dyn Relay>,
+        (relay, roster): Between,
         store: Arc<dyn Store>,
         lock: Option<std::fs::File>,
         description: &str,
@@ -80,7 +83,7 @@ impl Engine {
              log.db) that goes with it, or an empty database; to use this database with a new Redis, give an empty one"
         );
         let recovery = Recovery::open(log.clone(), store.clone()).await.context("looking after the event log")?;
-        let ports = Ports { log, leases, relay, store, recovery };
+        let ports = Ports { log, leases, relay, roster, store, recovery };
         Ok(Self { ports, alarms: Vec::new(), _lock: lock, description: description.to_owned() })
     }
 }

@@ -44,7 +44,40 @@ async fn the_status_shows_who_does_what_and_how_far_behind(mut app: App) {
     assert_eq!(app.metric(r#"everpost_log_backlog{role="persist"}"#).await, Some(1.0));
 }
 
-on_every_engine!(the_status_shows_who_does_what_and_how_far_behind);
+async fn gateways_and_their_connections_are_told_by_pages(app: App) {
+    app.conversation("room", &["alice", "bob"]).await;
+    app.conversation("hall", &["alice", "bob"]).await;
+    let _alice = app.connect("alice").await;
+    let _bob = app.connect_to(1, "bob", "/ws/room").await;
+    let _carol = app.connect_to(1, "carol", "/v1/ws").await;
+    let instances = app.admin(0, "/v1/admin/instances").await.ok()["instances"].clone();
+    let instances = instances.as_array().expect("a list");
+    let counts = instances.iter().map(|instance| instance["connections"].as_u64().expect("a number"));
+    assert_eq!((instances.len(), counts.sum::<u64>()), (app.gateways(), 3));
+    let (mut told, mut next) = (Vec::new(), String::new());
+    loop {
+        let page = app.admin(1, &format!("/v1/admin/connections?limit=2{next}")).await.ok();
+        told.extend(page["connections"].as_array().expect("a list").clone());
+        let Some(after) = page["next"].as_str() else { break };
+        next = format!("&after={after}");
+    }
+    let mut users: Vec<_> = told.iter().map(|connection| connection["user_id"].as_str().expect("a name")).collect();
+    users.sort_unstable();
+    assert_eq!(users, ["alice", "bob", "carol"]);
+    assert!(told.iter().all(|connection| connection["address"] == "127.0.0.1"), "{told:?}");
+    assert!(!format!("{told:?}").contains(&app.token("alice")[..16]), "no tokens");
+    for (query, expected) in [("user_id=bob", 1), ("conversation_id=room", 2), ("conversation_id=hall", 1)] {
+        let found = app.admin(0, &format!("/v1/admin/connections?{query}")).await.ok();
+        assert_eq!(found["connections"].as_array().expect("a list").len(), expected, "{query}: {found}");
+    }
+    let one = instances.iter().find(|instance| instance["connections"] != 0).expect("somebody is somewhere");
+    let of_one = format!("/v1/admin/connections?instance_id={}", one["instance_id"].as_str().expect("a name"));
+    let found = app.admin(0, &of_one).await.ok()["connections"].as_array().expect("a list").len();
+    assert_eq!(found as u64, one["connections"]);
+    assert_eq!(app.admin(0, "/v1/admin/connections?after=nonsense").await.status, 400);
+}
+
+on_every_engine!(the_status_shows_who_does_what_and_how_far_behind, gateways_and_their_connections_are_told_by_pages);
 
 /// A key of its own: what opens the conversations of everybody does not open this, nor the other way round.
 #[tokio::test]

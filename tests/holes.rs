@@ -10,6 +10,7 @@ use everpost_core::{
     recovery::Recovery,
     relay::local::LocalRelay,
     role::Role,
+    roster::local::LocalRoster,
     store::{Messages, Want, sqlite::SqliteStore},
 };
 use everpost_workers::{Ownership, Persist, Ports, Step, Worker};
@@ -39,8 +40,8 @@ impl Stage {
         let log = Arc::new(connect(&server, Durability::Fsync).await.expect("Redis runs"));
         let store = Arc::new(SqliteStore::open(&folder.path().join("store.db")).await.expect("the file opens"));
         let recovery = Recovery::open(log.clone(), store.clone()).await.expect("nothing to mend");
-        let relay = Arc::new(LocalRelay::new());
-        let ports = Ports { log: log.clone(), leases: log.clone(), relay, store: store.clone(), recovery };
+        let (relay, roster) = (Arc::new(LocalRelay::new()), Arc::new(LocalRoster::new()));
+        let ports = Ports { log: log.clone(), leases: log.clone(), relay, roster, store: store.clone(), recovery };
         let partition = log.partitions().of("room-0");
         Self { server, log, store, ports, partition, _folder: folder }
     }

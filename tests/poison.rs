@@ -19,6 +19,7 @@ use everpost_core::{
     recovery::Recovery,
     relay::local::LocalRelay,
     role::Role,
+    roster::local::LocalRoster,
     store::{DeadLetter, DeadLetters, Decision, Redriven, Sieve},
 };
 use everpost_workers::{Held, Ownership, Persist, Ports, Step, StepError, Worker, WorkerMetrics, drive};
@@ -51,9 +52,9 @@ impl Scene {
         let log = SqliteLog::open(&folder.path().join("log.db"), Durability::Fsync).await.expect("the file opens");
         let store = Troubled::new(stage.shared());
         let port = Arc::new(log.clone());
-        let relay = Arc::new(LocalRelay::new());
+        let (relay, roster) = (Arc::new(LocalRelay::new()), Arc::new(LocalRoster::new()));
         let recovery = Recovery::open(port.clone(), store.clone()).await.expect("nothing to mend");
-        let ports = Ports { log: port.clone(), leases: port, relay, store: store.clone(), recovery };
+        let ports = Ports { log: port.clone(), leases: port, relay, roster, store: store.clone(), recovery };
         begin(&log, &["general"]).await;
         Self { stage, store, log, ports, _folder: folder }
     }

@@ -74,7 +74,7 @@ fn databases_stay_behind_their_ports() {
     // Our own adapters have the name as well, so only what is the client's counts.
     let client =
         ["use redis::", "redis::cmd", "redis::pipe", "redis::aio", "redis::Client", "redis::Cmd", "redis::Value"];
-    only_under(&client, &["core/src/log/redis/", "core/src/relay/redis/", raw]);
+    only_under(&client, &["core/src/log/redis/", "core/src/relay/redis/", "core/src/roster/redis/", raw]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use everpost_core::{
     recovery::Recovery,
     relay::{Parcel, Relay, Topic, local::LocalRelay},
     role::Role,
+    roster::local::LocalRoster,
     store::{Messages, sqlite::SqliteStore},
 };
 use everpost_workers::{Fanout, Held, Ownership, Persist, Ports, Step, Worker};
@@ -36,8 +37,9 @@ impl Stage {
         let relay = LocalRelay::new();
         let port = Arc::new(log.clone());
         let recovery = Recovery::open(port.clone(), store.clone()).await.expect("nothing to mend");
-        let relay_port = Arc::new(relay.clone());
-        let ports = Ports { log: port.clone(), leases: port, relay: relay_port, store: store.clone(), recovery };
+        let (relay_port, roster) = (Arc::new(relay.clone()), Arc::new(LocalRoster::new()));
+        let ports =
+            Ports { log: port.clone(), leases: port, relay: relay_port, roster, store: store.clone(), recovery };
         begin(&log, &["general"]).await;
         Self { ports, log, store, relay, _folder: folder }
     }

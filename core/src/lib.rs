@@ -1,8 +1,8 @@
 //! What Everpost knows about events, wherever it runs.
 //!
 //! Here belong: the events themselves, the durable [`log`] they are accepted into, the [`store`] they end up in, the
-//! [`relay`] that carries them to the gateways with listeners, and the pure rules about them (sequence, cursor,
-//! identity, backoff). Each of the three ports is a trait with a distributed adapter (Redis, Postgres) and an embedded
+//! [`relay`] that carries them to the gateways with listeners, the [`roster`] of who is connected, and the pure rules
+//! about events (sequence, cursor, identity, backoff). Each of the four ports is a trait with a distributed adapter (Redis, Postgres) and an embedded
 //! one (SQLite, memory); both pass one conformance suite.
 //!
 //! Deliberately absent: HTTP, the environment, the command line and signals. `redis` and `sqlx` appear in adapter files
@@ -28,4 +28,5 @@ pub mod recovery;
 pub mod relay;
 pub mod retry;
 pub mod role;
+pub mod roster;
 pub mod store;

@@ -84,6 +84,11 @@ name!(
     "a device id"
 );
 name!(
+    /// What kind of device: `ios`, `web`, ….
+    DeviceType,
+    "a device type"
+);
+name!(
     /// One running gateway; new at every start, so that a restart is never mistaken for its predecessor.
     InstanceId,
     "an instance id"

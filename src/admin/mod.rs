@@ -1,5 +1,6 @@
-//! The admin listener: health, metrics, status and dead letters, apart from what clients reach.
+//! The admin listener: health, metrics, status, connections and dead letters, apart from what clients reach.
 
+mod connections;
 pub mod dead_letters;
 mod guard;
 pub mod revocations;
@@ -53,12 +54,14 @@ pub async fn serve(
         .route(
             "/",
             get(|| async {
-                "Everpost admin: /metrics, /healthz, /v1/admin/status, /v1/admin/dead-letters, /v1/admin/revocations\n"
+                "Everpost admin: /metrics, /healthz, /v1/admin/{status,instances,connections,dead-letters,revocations}\n"
             }),
         )
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/metrics", get(metrics))
         .route("/v1/admin/status", get(status::get_status))
+        .route("/v1/admin/instances", get(connections::get_instances))
+        .route("/v1/admin/connections", get(connections::get_connections))
         .with_state(admin)
         .merge(dead_letters)
         .merge(revocations)

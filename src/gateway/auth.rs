@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, header};
-use everpost_core::name::{DeviceId, UserId};
+use everpost_core::name::{DeviceId, DeviceType, UserId};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,7 @@ pub(crate) struct Principal {
     pub(crate) user: UserId,
     pub(crate) sender_type: String,
     pub(crate) device: Option<DeviceId>,
+    pub(crate) device_type: Option<DeviceType>,
     /// What its token granted.
     pub(crate) grant: Grant,
     /// May read anything and publish for anybody.
@@ -153,7 +154,14 @@ impl Authenticator {
 impl Principal {
     fn backend() -> Self {
         let user = UserId::new(UserId::SYSTEM).unwrap_or_else(|_| unreachable!("a valid name"));
-        Self { user, sender_type: "system".to_owned(), device: None, grant: Grant::FOREVER, is_backend: true }
+        Self {
+            user,
+            sender_type: "system".to_owned(),
+            device: None,
+            device_type: None,
+            grant: Grant::FOREVER,
+            is_backend: true,
+        }
     }
 
     fn of(claims: Checked) -> Result<Self, ApiError> {
@@ -161,9 +169,11 @@ impl Principal {
         let user = UserId::new(&claims.sub).map_err(|_| ApiError::Unauthenticated("sub is not a user id"))?;
         let device = claims.device_id.map(DeviceId::new).transpose();
         let device = device.map_err(|_| ApiError::Unauthenticated("device_id is not a name"))?;
+        let device_type = claims.device_type.map(DeviceType::new).transpose();
+        let device_type = device_type.map_err(|_| ApiError::Unauthenticated("device_type is not a name"))?;
         let sender_type = claims.role.filter(|role| !role.is_empty() && role.len() <= 32);
         let sender_type = sender_type.unwrap_or_else(|| "user".to_owned());
-        Ok(Self { user, sender_type, device, grant, is_backend: false })
+        Ok(Self { user, sender_type, device, device_type, grant, is_backend: false })
     }
 
     pub(crate) fn require_backend(&self) -> Result<(), ApiError> {

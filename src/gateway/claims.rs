@@ -52,6 +52,7 @@ pub(crate) struct Checked {
     jti: Option<String>,
     pub(crate) role: Option<String>,
     pub(crate) device_id: Option<String>,
+    pub(crate) device_type: Option<String>,
 }
 
 /// What remains of a token once it was checked: what it takes to know when it ends, or that it was revoked.

@@ -5,7 +5,7 @@
 //! can never overtake a registration.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -158,6 +158,24 @@ impl Hub {
         listened.filter_map(conversation).collect()
     }
 
+    /// Hands an item to every listener of topics who is wanted, once to each. Rooms with more than `most` listeners are
+    /// passed over.
+    pub(crate) fn tell_once(
+        &self,
+        topics: impl IntoIterator<Item = Topic>,
+        most: usize,
+        wanted: impl Fn(&Session) -> bool,
+        make: impl Fn() -> Item,
+    ) {
+        let (rooms, mut told) = (self.rooms(), HashSet::new());
+        let rooms = topics.into_iter().filter_map(|topic| rooms.get(&topic));
+        for session in rooms.filter(|room| room.listeners.len() <= most).flat_map(|room| &room.listeners) {
+            if wanted(session) && told.insert(session.id) {
+                session.push(make());
+            }
+        }
+    }
+
     /// Withdraws rooms that have been empty since the sweep before.
     pub(crate) fn sweep(&self) {
         let mut gone = Vec::new();
@@ -278,5 +296,37 @@ async fn leave(hub: &std::sync::Weak<Hub>, relay: &Arc<dyn Relay>, instance: &In
     };
     if let Err(error) = relay.leave(instance, &gone).await {
         tracing::debug!(%error, "topics nobody listens to stay registered for now");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use everpost_core::relay::local::LocalRelay;
+
+    use super::{super::claims::Grant, *};
+
+    fn listening(hub: &Hub, name: &str, rooms: &[&str]) -> Arc<Session> {
+        let session = Session::new(UserId::new(name).expect("a name"), Grant::FOREVER, 1_024, 0);
+        let session = Arc::new(session);
+        for room in rooms {
+            enter(&mut hub.rooms(), &topic(room), &session);
+        }
+        session
+    }
+
+    fn topic(room: &str) -> Topic {
+        Topic::Conversation(ConversationId::new(room).expect("a name"))
+    }
+
+    #[test]
+    fn each_is_told_once_and_a_crowd_is_not() {
+        let (hub, _registrar) = Hub::new(InstanceId::random(), Arc::new(LocalRelay::new()));
+        let (both, other) = (listening(&hub, "a", &["x", "y", "z"]), listening(&hub, "b", &["y", "z"]));
+        let alone_in_crowd = listening(&hub, "c", &["z"]);
+        let told = |session: &Session| session.take().items.len();
+        hub.tell_once(["x", "y", "z", "nowhere"].map(topic), 2, |_| true, || Item::Heartbeat);
+        assert_eq!((told(&both), told(&other), told(&alone_in_crowd)), (1, 1, 0));
+        hub.tell_once([topic("z")], usize::MAX, |session| session.id != both.id, || Item::Heartbeat);
+        assert_eq!((told(&both), told(&other), told(&alone_in_crowd)), (0, 1, 1));
     }
 }

@@ -1,15 +1,16 @@
-//! How much one client may ask for.
+//! How much one client may ask for of this instance. Connections of a user and of an address are counted over all of
+//! them, see [`super::attendance`].
 
 use std::{
-    collections::HashMap,
-    hash::Hash,
-    net::IpAddr,
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use everpost_core::{name::UserId, pressure::Level};
+use everpost_core::{name::UserId, pressure::Level, roster::Quotas};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +20,9 @@ use serde::{Deserialize, Serialize};
 pub struct Limits {
     /// WebSocket connections of this instance.
     pub max_connections: usize,
-    /// Of one user.
+    /// Of one user, over all instances.
     pub max_connections_per_user: usize,
-    /// Of one network address.
+    /// Of one network address, over all instances.
     pub max_connections_per_address: usize,
     /// WebSocket connections let in a second; a second's worth may come at once.
     pub accept_rate: NonZeroU32,
@@ -31,7 +32,11 @@ pub struct Limits {
     pub max_queue_bytes: usize,
     /// Publishes a second of one user; twice that in a burst.
     pub publish_rate: NonZeroU32,
-    /// The same while the log is under pressure, for backends too.
+    /// The same for subscribing to conversations.
+    pub join_rate: NonZeroU32,
+    /// The same for replays that connections begin with.
+    pub replay_rate: NonZeroU32,
+    /// The same as `publish_rate` while the log is under pressure, for backends too.
     pub pressed_publish_rate: NonZeroU32,
     /// Publishes of one connection that wait for their acknowledgement; beyond it the connection is not read.
     pub max_in_flight: usize,
@@ -48,85 +53,81 @@ pub struct Limits {
     pub request_timeout: Duration,
 }
 
-/// Counts what is open, by instance, user and address.
+impl Limits {
+    /// What is counted over all instances.
+    pub(crate) fn quotas(&self) -> Quotas {
+        Quotas { per_user: self.max_connections_per_user, per_address: self.max_connections_per_address }
+    }
+}
+
+/// The requests of each user that are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Publish,
+    Join,
+    Replay,
+}
+
+/// Counts what is open, and how often users ask for something.
 pub(crate) struct Admission {
-    limits: Limits,
-    open: Mutex<Open>,
+    max_connections: usize,
+    open: AtomicUsize,
     publishes: DefaultKeyedRateLimiter<UserId>,
+    joins: DefaultKeyedRateLimiter<UserId>,
+    replays: DefaultKeyedRateLimiter<UserId>,
     /// Consulted under pressure only.
     pressed: DefaultKeyedRateLimiter<UserId>,
 }
 
-#[derive(Default)]
-struct Open {
-    all: usize,
-    users: HashMap<UserId, usize>,
-    addresses: HashMap<IpAddr, usize>,
-}
+/// A place on this instance; given back when dropped.
+pub(crate) struct Place(Arc<Admission>);
 
-/// Which limit was met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    User,
-    Address,
-}
-
-impl Refusal {
-    pub(crate) fn reason(self) -> &'static str {
-        match self {
-            Self::User => "too many connections of this user",
-            Self::Address => "too many connections from this address",
-        }
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// The right to one connection; given back when dropped.
-pub(crate) struct Admitted {
-    admission: Arc<Admission>,
-    user: UserId,
-    address: IpAddr,
 }
 
 impl Admission {
     pub(crate) fn new(limits: &Limits) -> Self {
-        let quota = |rate: NonZeroU32| {
-            Quota::per_second(rate).allow_burst(rate.saturating_mul(NonZeroU32::MIN.saturating_add(1)))
+        let limiter = |rate: NonZeroU32| {
+            let burst = rate.saturating_mul(NonZeroU32::MIN.saturating_add(1));
+            RateLimiter::keyed(Quota::per_second(rate).allow_burst(burst))
         };
-        let publishes = RateLimiter::keyed(quota(limits.publish_rate));
-        let pressed = RateLimiter::keyed(quota(limits.pressed_publish_rate));
-        Self { limits: limits.clone(), open: Mutex::default(), publishes, pressed }
+        Self {
+            max_connections: limits.max_connections,
+            open: AtomicUsize::new(0),
+            publishes: limiter(limits.publish_rate),
+            joins: limiter(limits.join_rate),
+            replays: limiter(limits.replay_rate),
+            pressed: limiter(limits.pressed_publish_rate),
+        }
     }
 
-    fn open(&self) -> std::sync::MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the instance has room for another connection.
-    pub(crate) fn has_room(&self) -> bool {
-        self.open().all < self.limits.max_connections
+    /// A place for another connection, unless the instance is full.
+    pub(crate) fn place(self: &Arc<Self>) -> Option<Place> {
+        let one_more = |open| (open < self.max_connections).then_some(open + 1);
+        let taken = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.is_ok().then(|| Place(self.clone()))
     }
 
     pub(crate) fn connections(&self) -> usize {
-        self.open().all
-    }
-
-    pub(crate) fn admit(self: &Arc<Self>, user: &UserId, address: IpAddr) -> Result<Admitted, Refusal> {
-        let mut open = self.open();
-        if open.users.get(user).copied().unwrap_or(0) >= self.limits.max_connections_per_user {
-            return Err(Refusal::User);
-        }
-        if open.addresses.get(&address).copied().unwrap_or(0) >= self.limits.max_connections_per_address {
-            return Err(Refusal::Address);
-        }
-        open.all += 1;
-        *open.users.entry(user.clone()).or_default() += 1;
-        *open.addresses.entry(address).or_default() += 1;
-        Ok(Admitted { admission: self.clone(), user: user.clone(), address })
+        self.open.load(Ordering::Relaxed)
     }
 
     /// Whether the user may publish now.
     pub(crate) fn may_publish(&self, user: &UserId) -> bool {
-        self.publishes.check_key(user).is_ok()
+        self.may(Asked::Publish, user)
+    }
+
+    /// Whether the user may do that now.
+    pub(crate) fn may(&self, asked: Asked, user: &UserId) -> bool {
+        let limiter = match asked {
+            Asked::Publish => &self.publishes,
+            Asked::Join => &self.joins,
+            Asked::Replay => &self.replays,
+        };
+        limiter.check_key(user).is_ok()
     }
 
     /// Whether the log takes a publish of this sender at a level of pressure.
@@ -140,27 +141,9 @@ impl Admission {
 
     /// Forgets users whose allowance is full again.
     pub(crate) fn tidy(&self) {
-        for limiter in [&self.publishes, &self.pressed] {
+        for limiter in [&self.publishes, &self.joins, &self.replays, &self.pressed] {
             limiter.retain_recent();
             limiter.shrink_to_fit();
-        }
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        let mut open = self.admission.open();
-        open.all -= 1;
-        give_back(&mut open.users, &self.user);
-        give_back(&mut open.addresses, &self.address);
-    }
-}
-
-fn give_back<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(key);
         }
     }
 }
@@ -171,13 +154,15 @@ mod tests {
 
     fn admission() -> Arc<Admission> {
         Arc::new(Admission::new(&Limits {
-            max_connections: 3,
+            max_connections: 2,
             max_connections_per_user: 2,
             max_connections_per_address: 2,
             accept_rate: NonZeroU32::MIN,
             max_message_bytes: 1,
             max_queue_bytes: 1,
             publish_rate: NonZeroU32::MIN,
+            join_rate: NonZeroU32::MIN,
+            replay_rate: NonZeroU32::MIN,
             pressed_publish_rate: NonZeroU32::MIN,
             max_in_flight: 1,
             max_receipt_participants: 1,
@@ -192,17 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn each_limit_is_met_and_given_back() {
+    fn a_full_instance_has_no_place_until_one_is_given_back() {
         let admission = admission();
-        let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let first = admission.admit(&user("a"), here).ok();
-        let _second = admission.admit(&user("a"), there).ok();
-        assert_eq!(admission.admit(&user("a"), there).err(), Some(Refusal::User));
-        let _third = admission.admit(&user("b"), here).ok();
-        assert_eq!(admission.admit(&user("c"), here).err(), Some(Refusal::Address));
-        assert!(!admission.has_room());
+        let (first, second) = (admission.place(), admission.place());
+        assert!(first.is_some() && second.is_some() && admission.place().is_none());
         drop(first);
-        assert!(admission.has_room() && admission.admit(&user("a"), here).is_ok());
+        assert_eq!(admission.connections(), 1);
+        assert!(admission.place().is_some());
     }
 
     #[test]
@@ -220,5 +201,7 @@ mod tests {
         let allowed = (0..10).filter(|_| admission.may_publish(&user("a"))).count();
         assert_eq!(allowed, 2);
         assert!(admission.may_publish(&user("b")), "users do not share an allowance");
+        assert!(admission.may(Asked::Join, &user("a")), "and each kind of request has its own");
+        assert!(admission.may(Asked::Replay, &user("a")));
     }
 }

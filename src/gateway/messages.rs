@@ -1,4 +1,4 @@
-//! Messages and events over HTTP: publishing, pages, read marks, typing.
+//! Messages over HTTP: publishing, pages, read marks, typing.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use everpost_core::{
     content::MessageType,
     event::Record,
     log::Durability,
-    name::{ConversationId, EventName, UserId},
+    name::{ConversationId, UserId},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -96,7 +96,7 @@ fn with_seq(message: &RawValue, seq: u64) -> Result<serde_json::Value, ApiError>
     Ok(message)
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let key = headers.get("idempotency-key").map(|key| key.to_str());
     key.transpose().map_err(|_| ApiError::invalid("invalid_key", "an idempotency key is printable ASCII"))
 }
@@ -114,53 +114,6 @@ impl Principal {
             _ => Ok((self.user.clone(), self.sender_type.clone())),
         }
     }
-}
-
-#[derive(Deserialize)]
-struct PostEvent<'a> {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(borrow)]
-    data: &'a RawValue,
-    conversation_id: Option<String>,
-}
-
-/// Names the service itself gives to frames; nobody publishes under them.
-const RESERVED: [&str; 9] =
-    ["connected", "ack", "stored", "error", "ping", "pong", "replay_started", "replay_finished", "new_message"];
-
-pub(super) async fn post_event(
-    State(gateway): State<Arc<Gateway>>,
-    principal: Principal,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, ApiError> {
-    let text = text(body, gateway.limits.max_message_bytes)?;
-    let event: PostEvent<'_> = parse(&text)?;
-    let name = EventName::new(&event.kind).map_err(|error| ApiError::invalid("invalid_name", error))?;
-    if RESERVED.contains(&name.as_str()) || name.as_str() == EventName::TOMBSTONE {
-        return Err(ApiError::invalid("reserved_type", "this event type is the service's own"));
-    }
-    if !event.data.get().starts_with('{') {
-        return Err(ApiError::invalid("bad_frame", "data must be a JSON object"));
-    }
-    let id = event.conversation_id.ok_or_else(|| ApiError::invalid("bad_frame", "conversation_id is missing"))?;
-    let id = conversation_id(&id)?;
-    gateway.may_publish(&principal, &id).await?;
-    gateway.has_room_for(&principal.user)?;
-    let sender = Sender { id: &principal.user, kind: &principal.sender_type };
-    let key = wire::key(idempotency_key(&headers)?)?;
-    let draft = publish::event_draft(id.clone(), name, &sender, key, event.data);
-    let receipt = gateway.publish(draft).await?;
-    if !principal.is_backend {
-        gateway.receipts.published(id, principal.user, receipt.seq);
-    }
-    let status = if receipt.duplicate { StatusCode::OK } else { StatusCode::CREATED };
-    let answer = serde_json::json!({
-        "event_id": receipt.message_id, "seq": receipt.seq,
-        "duplicate": receipt.duplicate, "durability": receipt.durability,
-    });
-    Ok((status, Json(answer)).into_response())
 }
 
 #[derive(Deserialize)]
@@ -230,13 +183,17 @@ pub(super) async fn post_typing(
 }
 
 impl Gateway {
-    async fn may_publish(&self, principal: &Principal, conversation: &ConversationId) -> Result<(), ApiError> {
+    pub(super) async fn may_publish(
+        &self,
+        principal: &Principal,
+        conversation: &ConversationId,
+    ) -> Result<(), ApiError> {
         self.authorise(principal, conversation).await?;
         let allowed = principal.is_backend || self.admission.may_publish(&principal.user);
         if allowed { Ok(()) } else { Err(ApiError::RateLimited) }
     }
 
-    async fn publish(&self, draft: everpost_core::event::Draft) -> Result<Receipt, ApiError> {
+    pub(super) async fn publish(&self, draft: everpost_core::event::Draft) -> Result<Receipt, ApiError> {
         let (answer, answered) = oneshot::channel();
         let reply = Box::new(|outcome| drop(answer.send(outcome)));
         self.publisher.publish(draft, reply).await;

@@ -4,13 +4,16 @@
 //! [`replay`] fills whatever lies between a client and the present. A gateway keeps nothing that is not elsewhere: kill
 //! it, and its clients go on at another one with their cursors.
 
+mod attendance;
 pub mod auth;
 mod claims;
+mod client;
 mod close;
 mod connection;
 mod conversations;
 mod devices;
 pub(crate) mod error;
+mod events;
 pub(crate) mod extract;
 mod fallback;
 mod frame;
@@ -27,6 +30,7 @@ mod metrics;
 mod overviews;
 mod page;
 mod patience;
+mod presence;
 mod publish;
 mod pump;
 mod reads;
@@ -63,12 +67,14 @@ use everpost_core::{
     pressure::Level,
     recovery::Recovery,
     relay::{Inbox, Parcel, Relay, Signal, Topic},
+    roster::Roster,
     store::{Standing, Store},
 };
 use everpost_workers::{Ports, Pressure};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    attendance::Attendance,
     auth::{AuthConfig, Authenticator, Principal},
     close::Close,
     devices::Devices,
@@ -86,7 +92,7 @@ use self::{
     tickets::Tickets,
     typing::Typing,
 };
-pub use self::{limits::Limits, metrics::GatewayMetrics};
+pub use self::{limits::Limits, metrics::GatewayMetrics, presence::Audience};
 
 /// How long a closing connection may take.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -107,6 +113,10 @@ pub struct GatewayConfig {
     pub allowed_origins: Vec<String>,
     /// How much clients may ask for.
     pub limits: Limits,
+    /// Who is told that users come and go.
+    pub presence: Audience,
+    /// How long a user's last connection may have been gone before the user is offline.
+    pub presence_grace: Duration,
     /// Clients are told to come back spread over this time when the process stops.
     pub drain_spread: Duration,
 }
@@ -118,6 +128,7 @@ pub struct Gateway {
     log: Arc<dyn Log>,
     store: Arc<dyn Store>,
     relay: Arc<dyn Relay>,
+    roster: Arc<dyn Roster>,
     recovery: Arc<Recovery>,
     reads: Reads,
     publisher: Publisher,
@@ -128,6 +139,8 @@ pub struct Gateway {
     typing: Arc<Typing>,
     admission: Arc<Admission>,
     gate: Gate,
+    attendance: Arc<Attendance>,
+    audience: Audience,
     auth: Authenticator,
     revocations: Arc<Revocations>,
     allowed_origins: Vec<String>,
@@ -150,10 +163,14 @@ impl Gateway {
         stopping: CancellationToken,
     ) -> Result<Arc<Self>, LogError> {
         let (instance, tasks) = (InstanceId::random(), TaskTracker::new());
-        let Ports { log, store, relay, recovery, .. } = ports;
+        let Ports { log, store, relay, roster, recovery, .. } = ports;
         let inbox = relay.open(&instance).await?;
         let (hub, registrar) = Hub::new(instance.clone(), relay.clone());
         tasks.spawn(registrar);
+        let (quotas, grace, counts) = (config.limits.quotas(), config.presence_grace, metrics.clone());
+        let (attendance, news) =
+            Attendance::new(instance.clone(), roster.clone(), relay.clone(), quotas, grace, counts);
+        attendance.restore().await?; // so that whoever finds it dead knows what to take out
         let reads = Reads::start(&log, &store, &tasks);
         let publisher = Publisher::start(&log, &recovery, &reads, &tasks);
         let revocations = Arc::new(Revocations::new(store.clone()));
@@ -164,6 +181,8 @@ impl Gateway {
             revocations,
             admission: Arc::new(Admission::new(&config.limits)),
             gate: Gate::new(config.limits.accept_rate),
+            attendance: Arc::new(attendance),
+            audience: config.presence,
             stored: Arc::new(Stored::new(log.partitions())),
             devices: Devices::default(),
             receipts: Arc::default(),
@@ -177,6 +196,7 @@ impl Gateway {
             log,
             store,
             relay,
+            roster,
             recovery,
             reads,
             publisher,
@@ -187,6 +207,8 @@ impl Gateway {
             stopping,
         });
         gateway.spawn_loops(inbox).await;
+        gateway.tasks.spawn(gateway.attendance.clone().run());
+        gateway.tasks.spawn(gateway.clone().tell_news(news));
         Ok(gateway)
     }
 
@@ -257,6 +279,10 @@ impl Gateway {
         }
         self.devices.save(&self.store).await;
         self.write_marks().await;
+        if let Err(error) = self.attendance.close().await {
+            tracing::debug!(%error, "the connections will be taken out of the roster by others");
+        }
+        self.save_last_seen().await;
         if let Err(error) = self.relay.close(&self.instance).await {
             tracing::debug!(%error, "the registrations will be swept by others");
         }
@@ -279,6 +305,7 @@ impl Gateway {
             }
             self.end_typing(Instant::now());
             self.devices.save(&self.store).await;
+            self.save_last_seen().await;
             self.metrics.connections(self.admission.connections());
             if now.is_multiple_of(TIDY_EVERY_TICKS) {
                 self.admission.tidy();

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::extract::ws::Utf8Bytes;
 use everpost_core::{
     cursor::Cursor,
     event::Record,
@@ -27,10 +28,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Gateway,
+    attendance::Attendance,
     frame::{self, Frame, Run},
     hub::Hub,
+    presence::CROWD,
     receipts,
-    session::Item,
+    session::{Item, Session},
     typing::{self, Typing},
     vigil::Vigil,
 };
@@ -48,6 +51,7 @@ pub(crate) struct Pump {
     recovery: Arc<Recovery>,
     hub: Arc<Hub>,
     typing: Arc<Typing>,
+    attendance: Arc<Attendance>,
     delivered: Counter,
     missed: Counter,
     vigil: Vigil,
@@ -61,7 +65,7 @@ pub(crate) struct Pump {
 
 impl Pump {
     pub(crate) fn new(gateway: &Gateway) -> Self {
-        let Gateway { instance, log, relay, recovery, hub, typing, metrics, limits, .. } = gateway;
+        let Gateway { instance, log, relay, recovery, hub, typing, attendance, metrics, limits, .. } = gateway;
         let cursor = Cursor::start(log.epoch(), log.partitions());
         Self {
             instance: instance.clone(),
@@ -70,6 +74,7 @@ impl Pump {
             recovery: recovery.clone(),
             hub: hub.clone(),
             typing: typing.clone(),
+            attendance: attendance.clone(),
             delivered: metrics.delivered(),
             missed: metrics.missed(),
             vigil: Vigil::new(hub.clone(), log.clone(), limits.heartbeat),
@@ -107,6 +112,7 @@ impl Pump {
         if self.hub.register_all().await.is_err() {
             return Err(LogError::Closing);
         }
+        self.attendance.doubt(); // whatever took the inbox away may have taken more
         self.hub.all().iter().for_each(|session| session.mark_lagging());
         self.vigil.forget();
         Ok(inbox)
@@ -198,9 +204,25 @@ impl Pump {
                 if event == typing::EVENT && !self.typing.hear(&conversation, &data, Instant::now()) {
                     return;
                 }
-                let Ok(data) = serde_json::value::RawValue::from_string(data) else { return };
-                let text = frame::plain(&event, Some(conversation.as_str()), None, data);
+                let Some(text) = text_of(&event, Some(&conversation), data) else { return };
                 self.hub.tell(&Topic::Conversation(conversation), || Item::Ephemeral(text.clone()));
+            }
+            Signal::Others { conversation, except, event, data } => {
+                let Some(text) = text_of(&event, Some(&conversation), data) else { return };
+                let wanted = |session: &Session| session.user != except;
+                let topic = Topic::Conversation(conversation);
+                self.hub.tell_once([topic], usize::MAX, wanted, || Item::Ephemeral(text.clone()));
+            }
+            Signal::Direct { user, device_type, except, event, data } => {
+                let Some(text) = text_of(&event, None, data) else { return };
+                let of_type = |session: &Session| device_type.is_none() || session.device_type == device_type;
+                let wanted = |session: &Session| of_type(session) && except != Some(session.id);
+                self.hub.tell_once([Topic::User(user)], usize::MAX, wanted, || Item::Ephemeral(text.clone()));
+            }
+            Signal::Presence { user, conversations, event, data } => {
+                let Some(text) = text_of(&event, None, data) else { return };
+                let topics = conversations.into_iter().map(Topic::Conversation);
+                self.hub.tell_once(topics, CROWD, |session| session.user != user, || Item::Ephemeral(text.clone()));
             }
             Signal::Marks { moved } => receipts::deliver(&self.hub, moved),
             Signal::Joined { conversation, user, from } => {
@@ -212,4 +234,10 @@ impl Pump {
             }
         }
     }
+}
+
+/// The frame of something ephemeral.
+fn text_of(event: &str, conversation: Option<&ConversationId>, data: String) -> Option<Utf8Bytes> {
+    let data = serde_json::value::RawValue::from_string(data).ok()?;
+    Some(frame::plain(event, conversation.map(ConversationId::as_str), None, data))
 }

@@ -16,6 +16,7 @@ use super::{
     connection::{Connection, End},
     error::ApiError,
     frame,
+    limits::Asked,
     publish::{self, Receipt, Sender},
     replay::From,
     session::{Item, Session},
@@ -65,6 +66,9 @@ impl Connection {
             Command::Ack { cursor } => Ok(self.acknowledge(&cursor)?),
             Command::Subscribe { conversation, after } => {
                 let conversation = self.named(conversation)?;
+                if !self.may(Asked::Join) {
+                    return Err(ApiError::RateLimited.into());
+                }
                 self.gateway.authorise(&self.principal, &conversation).await?;
                 self.subscribe(conversation, after).await.map_err(Refused::Connection)
             }
@@ -96,8 +100,12 @@ impl Connection {
     }
 
     pub(super) fn within_rate(&self) -> Result<(), ApiError> {
-        let allowed = self.principal.is_backend || self.gateway.admission.may_publish(&self.session.user);
-        if allowed { Ok(()) } else { Err(ApiError::RateLimited) }
+        if self.may(Asked::Publish) { Ok(()) } else { Err(ApiError::RateLimited) }
+    }
+
+    /// Whether the user may ask for that now.
+    pub(super) fn may(&self, asked: Asked) -> bool {
+        self.principal.is_backend || self.gateway.admission.may(asked, &self.session.user)
     }
 
     async fn publish(

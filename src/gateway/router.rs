@@ -10,7 +10,7 @@ use axum::{
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{Gateway, conversations, error::ApiError, messages, overviews, page, tickets, ws};
+use super::{Gateway, conversations, error::ApiError, events, messages, overviews, page, presence, tickets, ws};
 
 pub(super) fn router(gateway: Arc<Gateway>) -> Router {
     let v1 = Router::new()
@@ -23,8 +23,9 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/conversations/{id}/messages", post(messages::post_message).get(messages::get_messages))
         .route("/conversations/{id}/read", post(messages::post_read))
         .route("/conversations/{id}/typing", post(messages::post_typing))
-        .route("/events", post(messages::post_event))
+        .route("/events", post(events::post_event))
         .route("/tickets", post(tickets::create_ticket))
+        .route("/users/{id}/presence", get(presence::get_presence))
         .route("/ws", any(ws::everything))
         .route("/ws/{conversation}", any(ws::conversation));
     Router::new()

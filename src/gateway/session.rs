@@ -18,7 +18,7 @@ use std::{
 
 use axum::extract::ws::Utf8Bytes;
 use everpost_core::{
-    name::{ConversationId, UserId},
+    name::{ConversationId, DeviceType, UserId},
     position::Position,
 };
 use tokio::sync::Notify;
@@ -99,6 +99,8 @@ pub(crate) struct Taken {
 pub(crate) struct Session {
     pub(crate) id: Uuid,
     pub(crate) user: UserId,
+    /// What kind of device it is, if its token says so.
+    pub(crate) device_type: Option<DeviceType>,
     pub(crate) ready: Notify,
     /// Told once the connection is to close.
     closing: Notify,
@@ -119,6 +121,7 @@ impl Session {
         Self {
             id: Uuid::now_v7(),
             user,
+            device_type: None,
             ready: Notify::new(),
             closing: Notify::new(),
             outbox: Mutex::default(),
@@ -128,6 +131,11 @@ impl Session {
             interrupted: AtomicBool::new(false),
             heard: AtomicU64::new(now),
         }
+    }
+
+    /// The same on a device of a kind.
+    pub(crate) fn on(self, device_type: Option<DeviceType>) -> Self {
+        Self { device_type, ..self }
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {

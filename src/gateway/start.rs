@@ -12,9 +12,11 @@ use everpost_core::{
 use serde_json::json;
 
 use super::{
+    close::Close,
     connection::{Catchup, Connection, End},
     error::ApiError,
     frame,
+    limits::Asked,
     patience::Patience,
     replay::{self, From, Replay},
 };
@@ -76,6 +78,9 @@ impl Connection {
 
     async fn set_out(&mut self, start: Start, ends: &Arc<[Position]>, history: &History) -> Result<(), End> {
         let present = Cursor::new(self.gateway.log.epoch(), ends.to_vec());
+        if !matches!(start, Start::Now) && !self.may(Asked::Replay) {
+            return Err(End::Close(Close::TooMany("too many replays")));
+        }
         match start {
             Start::Now => {
                 self.seen = present;

@@ -16,11 +16,13 @@ use serde::Deserialize;
 use super::{
     Gateway,
     auth::{self, Credential, Principal},
+    client::Client,
     close::Close,
     connection::Connection,
     error::ApiError,
     extract::{Path, Query},
     handshake,
+    limits::Place,
     patience::Patience,
     session::Session,
     start::Start,
@@ -83,10 +85,13 @@ async fn open(
     if !may_open(headers, &gateway.allowed_origins) {
         return ApiError::Forbidden("pages of this origin may not connect").into_response();
     }
-    if let Err(refusal) = take_turn(&gateway).await {
-        gateway.metrics.refused();
-        return refusal.into_response();
-    }
+    let place = match take_turn(&gateway).await {
+        Ok(place) => place,
+        Err(refusal) => {
+            gateway.metrics.refused();
+            return refusal.into_response();
+        }
+    };
     let credential = gateway.auth.shown(headers, parameters.token.as_deref(), parameters.ticket.as_deref());
     let limits = &gateway.limits;
     let mut upgrade = upgrade
@@ -99,22 +104,20 @@ async fn open(
         upgrade = upgrade.protocols([auth::protocol()]);
     }
     let tasks = gateway.tasks.clone();
+    let client = Client::new(peer.ip(), headers);
     upgrade.on_upgrade(move |socket| {
-        let connection = admit(gateway, peer, conversation, parameters, credential, socket);
+        let connection = admit(gateway, (client, place), conversation, parameters, credential, socket);
         // The tracker outlives the server, which does not know upgraded connections.
         tasks.track_future(connection)
     })
 }
 
-/// Waits for a turn, if there is room for this connection and still is when its turn has come.
-async fn take_turn(gateway: &Gateway) -> Result<(), ApiError> {
-    let has_room = || {
-        let is_open = !gateway.stopping.is_cancelled() && gateway.admission.has_room();
-        is_open.then_some(()).ok_or(ApiError::Unavailable("this instance is full, try another"))
-    };
-    has_room()?;
+/// Takes a place and waits for a turn, unless the process stops meanwhile.
+async fn take_turn(gateway: &Gateway) -> Result<Place, ApiError> {
+    const FULL: ApiError = ApiError::Unavailable("this instance is full, try another");
+    let place = gateway.admission.place().filter(|_| !gateway.stopping.is_cancelled()).ok_or(FULL)?;
     gateway.gate.enter(&gateway.stopping).await?;
-    has_room()
+    if gateway.stopping.is_cancelled() { Err(FULL) } else { Ok(place) }
 }
 
 /// Browsers send an origin; it must be the server's own or an allowed one. Tokens are what grants access, this keeps
@@ -131,30 +134,30 @@ fn may_open(headers: &HeaderMap, allowed: &[String]) -> bool {
 
 async fn admit(
     gateway: Arc<Gateway>,
-    peer: SocketAddr,
+    (client, _place): (Client, Place),
     conversation: Option<String>,
     parameters: Parameters,
     credential: Credential,
     mut socket: WebSocket,
 ) {
-    let checked = Box::pin(check(&gateway, conversation, &credential)).await;
-    let admitted = checked.and_then(|(principal, scope)| {
-        let admitted = gateway.admission.admit(&principal.user, peer.ip());
-        let admitted = admitted.map_err(|refusal| Close::TooMany(refusal.reason()))?;
-        Ok((principal, scope, admitted))
+    // Boxed here and below, so that what was needed to get here is not kept for the life of the connection.
+    let admitted = Box::pin(async {
+        let (principal, scope) = check(&gateway, conversation, &credential).await?;
+        let (user, grant) = (principal.user.clone(), principal.grant.clone());
+        let session = Session::new(user, grant, gateway.limits.max_queue_bytes, gateway.seconds());
+        let session = Arc::new(session.on(principal.device_type.clone()));
+        let attending = gateway.attend(&session, &principal, scope.as_ref(), client).await?;
+        Ok::<_, Close>((principal, scope, session, attending))
     });
-    match admitted {
-        Ok((principal, scope, _admitted)) => {
+    match admitted.await {
+        Ok((principal, scope, session, _attending)) => {
             gateway.metrics.upgraded();
             let start = match (parameters.cursor, parameters.after) {
                 (Some(cursor), _) => Start::Cursor(cursor),
                 (None, Some(seq)) if scope.is_some() => Start::After(seq),
                 _ => Start::Now,
             };
-            let (user, grant) = (principal.user.clone(), principal.grant.clone());
-            let session = Session::new(user, grant, gateway.limits.max_queue_bytes, gateway.seconds());
-            // Boxed, so that what was needed to get here is not kept for the life of the connection.
-            Box::pin(Connection::new(gateway, Arc::new(session), principal, scope, socket).run(start)).await;
+            Box::pin(Connection::new(gateway, session, principal, scope, socket).run(start)).await;
         }
         Err(close) => {
             gateway.metrics.refused();

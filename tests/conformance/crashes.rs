@@ -25,6 +25,7 @@ use everpost_core::{
     recovery::Recovery,
     relay::local::LocalRelay,
     role::Role,
+    roster::local::LocalRoster,
     store::{Messages, sqlite::SqliteStore},
 };
 use everpost_workers::{Fanout, Ownership, Persist, Ports, Worker};
@@ -299,7 +300,8 @@ fn same(draft: &Draft, seq: u64, message_id: Uuid, body: Digest) -> (u64, Uuid) 
 async fn open(stage: &Stage, store: &Arc<SqliteStore>) -> Ports {
     let log = stage.share();
     let recovery = Recovery::open(log.clone(), store.clone()).await.expect("nothing to mend");
-    Ports { log: log.clone(), leases: log, relay: Arc::new(LocalRelay::new()), store: store.clone(), recovery }
+    let (relay, roster) = (Arc::new(LocalRelay::new()), Arc::new(LocalRoster::new()));
+    Ports { log: log.clone(), leases: log, relay, roster, store: store.clone(), recovery }
 }
 
 fn try_many(cases: u32, play: impl Fn(Vec<Deed>) + Copy) {

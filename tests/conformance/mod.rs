@@ -4,4 +4,5 @@ mod crashes;
 pub(crate) mod log;
 mod recovery;
 mod relay;
+mod roster;
 pub(crate) mod store;

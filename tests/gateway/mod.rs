@@ -12,10 +12,14 @@ mod closes;
 mod conversations;
 /// Devices of one user, each at its own point.
 mod devices;
+/// Events of any type, to conversations, users and devices.
+mod events;
 /// Heartbeats, and what they find.
 mod heartbeats;
 /// Publishing and reading over HTTP.
 mod messages;
+/// Who is connected, and who is told of it.
+mod presence;
 /// More coming in than is stored.
 mod pressure;
 /// Delivered and read marks, unread counts, typing.

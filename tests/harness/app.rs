@@ -375,7 +375,8 @@ pub(crate) fn token(claims: &Claims) -> String {
     mint(&SecretString::from(TOKEN_SECRET), claims).expect("a token")
 }
 
-/// Every connection of a test comes from one address, so that limit is out of the way unless a test is about it.
+/// Every connection of a test comes from one address, and some come back all the time, so such limits are out of the way
+/// unless a test is about them. Nor are tests told who comes and goes, which happens beside everything else.
 fn flags(folder: &TempDir, settings: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
     let data_dir = folder.path().to_str().expect("a plain name");
     let own = [
@@ -385,6 +386,9 @@ fn flags(folder: &TempDir, settings: &[(&'static str, &str)]) -> Vec<(&'static s
         ("api_key", API_KEY),
         ("max_connections_per_user", "100"),
         ("max_connections_per_address", "100"),
+        ("join_rate", "1000"),
+        ("replay_rate", "1000"),
+        ("presence", "off"),
     ];
     own.iter().chain(settings).map(|(name, value)| (*name, (*value).to_owned())).collect()
 }

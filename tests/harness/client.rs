@@ -177,6 +177,11 @@ impl Client {
         &self.waiting
     }
 
+    /// The frames of this name that came and nobody asked for.
+    pub(crate) fn waiting(&self, event: &str) -> Vec<Value> {
+        self.waiting.iter().filter(|frame| frame["event"] == event).cloned().collect()
+    }
+
     /// Drops the frames that nobody asked for.
     pub(crate) fn forget(&mut self) {
         self.waiting.clear();

@@ -17,8 +17,8 @@ use everpost_core::{
     store::{
         Activity, Ask, Begun, Conversation, Conversations, Created, DeadLetter, DeadLetters, Death, Decision,
         Generations, Installation, Job, Jobs, Legacy, Mark, Marks, Messages, NewConversation, NewJob, Overview,
-        Overviews, Reach, Redriven, Revocation, Revocations, Revoked, Sieve, Standing, Store, StoreError, Stretch,
-        Tenures, Verdict, Want,
+        Overviews, Presence, Reach, Redriven, Revocation, Revocations, Revoked, Sieve, Standing, Store, StoreError,
+        Stretch, Tenures, Verdict, Want,
     },
 };
 use tokio::sync::Notify;
@@ -282,5 +282,16 @@ impl Revocations for Troubled {
 
     async fn revocations(&self, after: u64, limit: usize) -> Result<Vec<Revocation>, StoreError> {
         self.store.revocations(after, limit).await
+    }
+}
+
+#[async_trait]
+impl Presence for Troubled {
+    async fn save_last_seen(&self, seen: &[(UserId, u64)]) -> Result<(), StoreError> {
+        self.store.save_last_seen(seen).await
+    }
+
+    async fn last_seen(&self, user: &UserId) -> Result<Option<u64>, StoreError> {
+        self.store.last_seen(user).await
     }
 }

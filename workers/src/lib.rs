@@ -25,6 +25,7 @@ use everpost_core::{
     recovery::Recovery,
     relay::Relay,
     role::Role,
+    roster::Roster,
     store::{Store, StoreError},
 };
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,8 @@ pub struct Ports {
     pub leases: Arc<dyn Leases>,
     /// The way to the gateways.
     pub relay: Arc<dyn Relay>,
+    /// Who is connected.
+    pub roster: Arc<dyn Roster>,
     /// Where events stay.
     pub store: Arc<dyn Store>,
     /// Who notices when the log has lost something.

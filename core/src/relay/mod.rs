@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     event::Record,
     log::LogError,
-    name::{ConversationId, InstanceId, UserId},
+    name::{ConversationId, DeviceType, InstanceId, UserId},
     partition::{Partition, Partitions},
     store::Mark,
 };
@@ -65,6 +66,41 @@ pub enum Signal {
     Marks {
         /// Which.
         moved: Vec<Moved>,
+    },
+    /// A frame for everybody in a conversation who is connected, except one user.
+    Others {
+        /// Where.
+        conversation: ConversationId,
+        /// Whose connections are left out.
+        except: UserId,
+        /// The event's name.
+        event: String,
+        /// Its data, JSON text.
+        data: String,
+    },
+    /// A frame for the connections of a user.
+    Direct {
+        /// Whose.
+        user: UserId,
+        /// Only devices of this kind.
+        device_type: Option<DeviceType>,
+        /// The connection that is left out.
+        except: Option<Uuid>,
+        /// The event's name.
+        event: String,
+        /// Its data, JSON text.
+        data: String,
+    },
+    /// A user came or went: a frame for everybody else who listens to one of the conversations, once for each.
+    Presence {
+        /// Who.
+        user: UserId,
+        /// Where they can be met.
+        conversations: Vec<ConversationId>,
+        /// The event's name.
+        event: String,
+        /// Its data, JSON text.
+        data: String,
     },
     /// A user takes part in a conversation from now on.
     Joined {

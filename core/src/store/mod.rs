@@ -16,6 +16,7 @@ pub mod marks;
 pub mod messages;
 pub mod overviews;
 pub mod postgres;
+pub mod presence;
 pub mod revocations;
 pub mod sqlite;
 pub mod tenures;
@@ -29,17 +30,19 @@ pub use self::{
     marks::{Mark, Marks, Reach},
     messages::{Ask, Messages, Stretch, Want},
     overviews::{Activity, Overview, Overviews},
+    presence::Presence,
     revocations::{MAX_REVOKED, Revocation, Revocations, Revoked},
     tenures::{Legacy, Tenures},
 };
 
 /// Everything a deployment keeps.
 pub trait Store:
-    Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Overviews + Revocations + Tenures
+    Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Overviews + Presence + Revocations + Tenures
 {
 }
 
-impl<S: Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Overviews + Revocations + Tenures> Store
-    for S
+impl<
+    S: Conversations + DeadLetters + Generations + Jobs + Messages + Marks + Overviews + Presence + Revocations + Tenures,
+> Store for S
 {
 }

@@ -12,6 +12,7 @@ mod messages;
 mod migrations;
 mod overviews;
 mod postgres;
+mod presence;
 mod priors;
 pub(crate) mod records;
 mod revocations;

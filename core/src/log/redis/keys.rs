@@ -67,6 +67,16 @@ impl Keys {
         format!("{}:gateways", self.prefix)
     }
 
+    /// Gateways that entered connections into the roster, and when they were forgotten (hash).
+    pub(crate) fn roster(&self) -> String {
+        format!("{}:roster", self.prefix)
+    }
+
+    /// One part of the roster in a partition, see [`crate::roster::redis`].
+    pub(crate) fn roster_of(&self, partition: Partition, what: &str) -> String {
+        self.of(partition, &format!("roster:{what}"))
+    }
+
     /// What is on its way to a gateway (stream).
     pub(crate) fn inbox(&self, instance: &InstanceId) -> String {
         format!("{}:{{{instance}}}:inbox", self.prefix)

@@ -8,6 +8,7 @@ mod jobs;
 mod marks;
 mod messages;
 mod overviews;
+mod presence;
 mod revocations;
 mod tenures;
 

@@ -15,6 +15,7 @@ mod jobs;
 mod marks;
 mod messages;
 mod overviews;
+mod presence;
 mod revocations;
 mod tenures;
 

@@ -1,0 +1,4 @@
+CREATE TABLE presence (
+    user_id TEXT PRIMARY KEY NOT NULL,
+    last_seen_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
