@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Admin},
-    config::Settings,
+    config::{ConfigError, Settings},
     engine::Engine,
-    gateway::{Gateway, GatewayConfig, GatewayMetrics},
+    gateway::{Gateway, GatewayConfig, GatewayMetrics, Listener, Tls},
     telemetry,
 };
 
@@ -38,7 +38,7 @@ pub struct App {
     plan: Plan,
     /// How many unstored events are too many.
     backlog_budget: u64,
-    clients: Option<(TcpListener, GatewayConfig)>,
+    clients: Option<(Listener, GatewayConfig)>,
     admin: Option<(TcpListener, Option<SecretString>)>,
 }
 
@@ -63,7 +63,7 @@ impl App {
 
     /// Where clients connect.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.clients.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
+        self.clients.as_ref().and_then(|(listener, _)| listener.socket.local_addr().ok())
     }
 
     /// Where metrics and health are.
@@ -113,22 +113,26 @@ impl App {
 }
 
 /// The client listener and what its gateway needs; only here are secrets made, where they are used.
-fn clients(settings: &Settings) -> anyhow::Result<(TcpListener, GatewayConfig)> {
-    let listener = bind(settings.listen, "listen")?;
+fn clients(settings: &Settings) -> anyhow::Result<(Listener, GatewayConfig)> {
+    let tls = settings.tls_files()?.map(|(cert, key)| Tls::load(cert, key)).transpose();
+    let tls = tls.map_err(|error| ConfigError::Unsound(format!("tls_cert and tls_key: {error}")))?;
+    let listener = Listener { socket: bind(settings.listen, "listen")?, tls, keep_alive: settings.keep_alive };
     let gateway = GatewayConfig {
         token_secret: settings.token_secret()?,
         api_key: Some(settings.api_key()?),
         query_tokens: settings.query_tokens,
         allowed_origins: settings.allowed_origins.clone(),
+        trusted_proxies: settings.trusted_proxies()?,
         limits: settings.limits(),
         drain_spread: settings.drain_spread,
     };
     Ok((listener, gateway))
 }
 
-/// The admin listener, and the key it asks for beyond loopback.
+/// The admin listener, and the key it asks for: always if it has one of its own, and beyond loopback in any case.
 fn admin_listener(settings: &Settings, address: SocketAddr) -> anyhow::Result<(TcpListener, Option<SecretString>)> {
-    let key = if address.ip().is_loopback() { None } else { Some(settings.api_key()?) };
+    let is_open = address.ip().is_loopback() && !settings.has_admin_key();
+    let key = if is_open { None } else { Some(settings.admin_key()?) };
     Ok((bind(address, "admin-listen")?, key))
 }
 

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     env, fs, io,
     io::Write,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::{NonZeroU32, NonZeroU64},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -18,6 +18,7 @@ use everpost_core::{
     log::{Durability, redis::RedisLogConfig},
     partition::Partitions,
 };
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -82,10 +83,14 @@ pub struct Settings {
     durability: DurabilitySetting,
     token_secret: Option<SecretString>,
     api_key: Option<SecretString>,
+    admin_key: Option<SecretString>,
     /// Whether `?token=` is taken.
     pub query_tokens: bool,
     /// Pages that may connect.
     pub allowed_origins: Vec<String>,
+    trusted_proxies: Vec<String>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Which log lines there are.
@@ -104,6 +109,9 @@ pub struct Settings {
     heartbeat_timeout: Duration,
     #[serde(with = "humantime_serde")]
     request_timeout: Duration,
+    /// How long a connection may wait between requests.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
     /// Clients are told to come back spread over this time.
     #[serde(with = "humantime_serde")]
     pub drain_spread: Duration,
@@ -140,10 +148,14 @@ impl Settings {
 
     fn check(&self) -> Result<(), ConfigError> {
         self.engine()?;
+        self.tls_files()?;
+        self.trusted_proxies()?;
         if self.heartbeat_timeout <= self.heartbeat {
             return Err(unsound("heartbeat_timeout must be longer than heartbeat"));
         }
-        for (name, secret) in [("token_secret", &self.token_secret), ("api_key", &self.api_key)] {
+        let secrets =
+            [("token_secret", &self.token_secret), ("api_key", &self.api_key), ("admin_key", &self.admin_key)];
+        for (name, secret) in secrets {
             if secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < MIN_SECRET_CHARS) {
                 return Err(unsound(&format!(
                     "{name} is too short to be safe: give at least {MIN_SECRET_CHARS} characters"
@@ -157,10 +169,31 @@ impl Settings {
                  or listen on loopback"
             )));
         }
-        if self.admin_listen.is_some_and(|admin| !admin.ip().is_loopback()) && self.api_key.is_none() {
-            return Err(unsound("an admin listener beyond loopback needs an API key: set api_key (--api-key)"));
+        let has_key = self.admin_key.is_some() || self.api_key.is_some();
+        if self.admin_listen.is_some_and(|admin| !admin.ip().is_loopback()) && !has_key {
+            return Err(unsound(
+                "an admin listener beyond loopback needs a key: set admin_key (--admin-key), or api_key (--api-key) for both",
+            ));
         }
         Ok(())
+    }
+
+    /// Certificate chain and private key of the client listener, if it has them.
+    pub fn tls_files(&self) -> Result<Option<(&Path, &Path)>, ConfigError> {
+        match (&self.tls_cert, &self.tls_key) {
+            (None, None) => Ok(None),
+            (Some(cert), Some(key)) => Ok(Some((cert, key))),
+            _ => Err(unsound("tls_cert and tls_key belong together: give both for TLS, neither without")),
+        }
+    }
+
+    /// Networks of proxies whose word about a client's address counts.
+    pub fn trusted_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
+        let network = |text: &String| {
+            let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            network.map_err(|_| unsound(&format!("trusted_proxies: {text} is neither an address nor a network")))
+        };
+        self.trusted_proxies.iter().map(network).collect()
     }
 
     /// Which engine the settings select.
@@ -194,6 +227,16 @@ impl Settings {
     /// What backends authenticate with: the configured key, or one kept in the data directory.
     pub fn api_key(&self) -> Result<SecretString, ConfigError> {
         self.api_key.clone().map_or_else(|| kept_secret(&self.data_dir, "api-key"), Ok)
+    }
+
+    /// Whether the admin listener has a key of its own.
+    pub fn has_admin_key(&self) -> bool {
+        self.admin_key.is_some()
+    }
+
+    /// What opens the admin listener: its own key, or that of backends.
+    pub fn admin_key(&self) -> Result<SecretString, ConfigError> {
+        self.admin_key.clone().map_or_else(|| self.api_key(), Ok)
     }
 
     /// Whether the secret was generated, so that this is somebody's first try.
@@ -230,7 +273,7 @@ pub fn effective(file: Option<&Path>, flags: &[(&str, Option<String>)]) -> Resul
 }
 
 fn mask(name: &str, value: &serde_json::Value) -> String {
-    let secret = ["token_secret", "api_key", "redis_url", "database_url"].contains(&name);
+    let secret = ["token_secret", "api_key", "admin_key", "redis_url", "database_url"].contains(&name);
     if secret { "\"********\"".to_owned() } else { value.to_string() }
 }
 
@@ -244,7 +287,8 @@ fn layers(
     if let Some(file) = file {
         builder = builder.add_source(File::from(file).format(FileFormat::Toml));
     }
-    builder = builder.add_source(given.with_list_parse_key("allowed_origins"));
+    let lists = ["allowed_origins", "trusted_proxies"];
+    builder = builder.add_source(lists.into_iter().fold(given, Environment::with_list_parse_key));
     for (name, value) in flags {
         builder = builder.set_override_option(*name, value.clone())?;
     }
@@ -335,8 +379,18 @@ mod tests {
         assert!(refusal(&[("admin_listen", "0.0.0.0:8081")]).contains("--api-key"));
         assert!(refusal(&[("token_secret", "short")]).contains("32 characters"));
         assert!(refusal(&[("heartbeat", "90s")]).contains("longer"));
+        assert!(refusal(&[("tls_cert", "cert.pem")]).contains("belong together"));
         assert!(refusal(&[("durability", "maybe")]).contains("durability"));
         assert!(refusal(&[("dance", "1")]).contains("dance"));
+    }
+
+    #[test]
+    fn proxies_are_addresses_or_networks() {
+        let proxies = |given: &str| load(&[], &[("trusted_proxies", given)]);
+        let networks = proxies("10.0.0.0/8,192.0.2.7,fd00::/8").and_then(|sound| sound.trusted_proxies()).expect("sound");
+        assert_eq!(networks.len(), 3);
+        assert!(networks[1].contains(&IpAddr::from([192, 0, 2, 7])) && !networks[1].contains(&IpAddr::from([192, 0, 2, 8])));
+        assert!(proxies("10.0.0.0/33").expect_err("refused").to_string().contains("10.0.0.0/33"));
     }
 
     #[test]
@@ -354,6 +408,6 @@ mod tests {
     fn every_setting_is_in_the_default_file() {
         let known: Vec<&str> = DEFAULTS.lines().filter_map(setting_name).collect();
         assert!(known.contains(&"token_secret") && known.contains(&"heartbeat"));
-        assert_eq!(known.len(), 27, "{known:?}");
+        assert_eq!(known.len(), 32, "{known:?}");
     }
 }

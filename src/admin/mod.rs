@@ -1,6 +1,7 @@
 //! The admin listener: health, metrics, status and dead letters, apart from what clients reach.
 
 pub mod dead_letters;
+mod guard;
 pub mod status;
 
 use std::sync::Arc;
@@ -8,17 +9,15 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
-    middleware::{self, Next},
+    http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
 use everpost_workers::{Ports, Pressure};
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
-
-use crate::gateway::auth::is_same_secret;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -51,7 +50,7 @@ pub async fn serve(
         .route("/v1/admin/status", get(status::get_status))
         .with_state(admin)
         .merge(dead_letters)
-        .layer(middleware::from_fn_with_state(key.map(Arc::new), guard));
+        .layer(middleware::from_fn_with_state::<_, guard::Key, _>(key.map(Arc::new), guard::guard));
     axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
@@ -61,15 +60,4 @@ async fn metrics(State(admin): State<Shared>) -> Response {
         Ok(()) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
-}
-
-async fn guard(
-    State(key): State<Option<Arc<SecretString>>>,
-    headers: HeaderMap,
-    request: axum::extract::Request,
-    next: Next,
-) -> Response {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    let open = key.is_none_or(|key| given.is_some_and(|given| is_same_secret(given, key.expose_secret())));
-    if open { next.run(request).await } else { StatusCode::UNAUTHORIZED.into_response() }
 }

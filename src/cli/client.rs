@@ -66,7 +66,7 @@ impl AdminArgs {
         let settings = flags.settings()?;
         let listener = settings.admin_listen.unwrap_or(ADMIN);
         let url = self.url.map_or_else(|| Url::parse(&format!("http://{listener}")), Ok)?;
-        Ok(AdminServer { url, key: settings.api_key()?, http: reqwest::Client::new() })
+        Ok(AdminServer { url, key: settings.admin_key()?, http: reqwest::Client::new() })
     }
 }
 

@@ -36,6 +36,15 @@ pub(super) struct Flags {
     /// What backends authenticate with; better given in the environment
     #[arg(long, global = true, value_name = "KEY")]
     api_key: Option<String>,
+    /// What opens the admin listener; better given in the environment [default: the API key, nothing on loopback]
+    #[arg(long, global = true, value_name = "KEY")]
+    admin_key: Option<String>,
+    /// The client listener's certificate chain, PEM
+    #[arg(long, global = true, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// And its private key
+    #[arg(long, global = true, value_name = "FILE")]
+    tls_key: Option<String>,
     /// Connections of this instance [default: 1000]
     #[arg(long, global = true, value_name = "N")]
     max_connections: Option<String>,
@@ -65,7 +74,7 @@ impl Flags {
         crate::config::effective(self.config.as_deref(), &self.overrides())
     }
 
-    fn overrides(&self) -> [(&'static str, Option<String>); 14] {
+    fn overrides(&self) -> [(&'static str, Option<String>); 17] {
         [
             ("listen", self.listen.clone()),
             ("admin_listen", self.admin_listen.clone()),
@@ -75,6 +84,9 @@ impl Flags {
             ("durability", self.durability.clone()),
             ("token_secret", self.token_secret.clone()),
             ("api_key", self.api_key.clone()),
+            ("admin_key", self.admin_key.clone()),
+            ("tls_cert", self.tls_cert.clone()),
+            ("tls_key", self.tls_key.clone()),
             ("max_connections", self.max_connections.clone()),
             ("max_connections_per_user", self.max_connections_per_user.clone()),
             ("max_connections_per_address", self.max_connections_per_address.clone()),

@@ -23,7 +23,7 @@ pub(super) async fn run(flags: &Flags, args: StatusArgs) -> anyhow::Result<()> {
     let settings = flags.settings()?;
     let listener = settings.admin_listen.unwrap_or(ADMIN);
     let url = args.url.map_or_else(|| Url::parse(&format!("http://{listener}")), Ok)?.join("/v1/admin/status")?;
-    let request = reqwest::Client::new().get(url.clone()).bearer_auth(settings.api_key()?.expose_secret());
+    let request = reqwest::Client::new().get(url.clone()).bearer_auth(settings.admin_key()?.expose_secret());
     let answer = request.send().await;
     let answer = answer.with_context(|| format!("no admin listener answers at {url}; is a server running?"))?;
     let (code, text) = (answer.status(), answer.text().await.context("reading the answer")?);

@@ -1,4 +1,4 @@
-//! One WebSocket connection from its first frame to its last: a single task that reads, sends and replays.
+//! One connection from its first frame to its last: a single task that reads, sends and replays.
 //!
 //! What the client has been given is a cursor, `seen`. Live frames move it on, frames at or before it are repeats and
 //! are dropped, and whenever frames may have been missed (on a resume, after the outbox ran over, after the relay was
@@ -9,11 +9,10 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
+use axum::extract::ws::{Message, Utf8Bytes};
 use everpost_core::{
     cursor::Cursor, event::Record, name::ConversationId, partition::Partition, position::Position, relay::Topic,
 };
-use futures_util::SinkExt;
 use serde_json::json;
 
 use super::{
@@ -25,6 +24,7 @@ use super::{
     replay::{From, Page, Replay},
     session::{Item, Session},
     start::Start,
+    transport::Transport,
 };
 
 /// A replay under way.
@@ -47,7 +47,7 @@ pub(super) struct Connection {
     pub(super) muted: HashSet<ConversationId>,
     /// The one conversation it is about, if it is.
     pub(super) scope: Option<ConversationId>,
-    pub(super) socket: WebSocket,
+    pub(super) transport: Transport,
     pub(super) seen: Cursor,
     /// Conversations joined on the way are replayed up to these positions beside the others.
     pub(super) floors: Vec<(ConversationId, Position)>,
@@ -84,7 +84,7 @@ impl Connection {
         session: Arc<Session>,
         principal: Principal,
         scope: Option<ConversationId>,
-        socket: WebSocket,
+        transport: Transport,
     ) -> Self {
         let seen = Cursor::start(gateway.log.epoch(), gateway.partitions);
         let (rooms, muted, floors) = (HashSet::new(), HashSet::new(), Vec::new());
@@ -97,7 +97,7 @@ impl Connection {
             rooms,
             muted,
             scope,
-            socket,
+            transport,
             seen,
             floors,
             catchups,
@@ -115,12 +115,7 @@ impl Connection {
         };
         self.gateway.hub.remove(&self.session, self.rooms.iter());
         if let End::Close(close) = end {
-            let farewell = async {
-                self.socket.send(close.message()).await?;
-                while let Some(Ok(_)) = self.socket.recv().await {} // until the client has closed its side
-                Ok::<_, axum::Error>(())
-            };
-            let _ = tokio::time::timeout(super::FAREWELL, farewell).await; // it may be long gone
+            self.transport.close(&close).await;
         }
     }
 
@@ -158,7 +153,7 @@ impl Connection {
         let readable = self.is_readable();
         tokio::select! {
             () = self.session.ready.notified() => Box::pin(self.drain()).await,
-            received = self.socket.recv(), if readable => Box::pin(self.received(received)).await,
+            received = self.transport.recv(), if readable => Box::pin(self.received(received)).await,
         }
     }
 
@@ -174,7 +169,7 @@ impl Connection {
                 tokio::select! {
                     page = &mut page => break page,
                     () = self.session.ready.notified() => self.drain().await?,
-                    received = self.socket.recv(), if readable => self.received(received).await?,
+                    received = self.transport.recv(), if readable => self.received(received).await?,
                 }
             }
         };
@@ -205,7 +200,7 @@ impl Connection {
                 Item::Run(run) if !self.catchups.is_empty() => self.hold(run),
                 Item::Run(run) => self.feed_run(&run).await?,
                 Item::Text(text) => self.feed(text).await?,
-                Item::Ping => self.socket.feed(Message::Ping(Vec::new().into())).await?,
+                Item::Ping => self.transport.ping().await?,
                 Item::Joined(conversation, from) => self.joined(conversation, from).await?,
                 Item::Left(conversation) => self.left(&conversation),
                 Item::Lost(conversation, at) => self.lost(conversation, at).await?,
@@ -215,7 +210,7 @@ impl Connection {
         if let Some(close) = taken.close {
             return Err(End::Close(close));
         }
-        Ok(self.socket.flush().await?)
+        self.transport.flush().await
     }
 
     fn hold(&mut self, run: Arc<Run>) {
@@ -300,7 +295,7 @@ impl Connection {
         if moves {
             self.seen.advance(page.partition, page.upto);
         }
-        Ok(self.socket.flush().await?)
+        self.transport.flush().await
     }
 
     /// Whether a replay of one conversation beside the others has given it already.
@@ -326,7 +321,7 @@ impl Connection {
                 self.feed_run(&run).await?;
             }
         }
-        Ok(self.socket.flush().await?)
+        self.transport.flush().await
     }
 
     /// Takes part in another conversation from a position on: what happened since then is replayed beside the rest.
@@ -371,10 +366,11 @@ impl Connection {
     }
 
     pub(super) async fn feed(&mut self, text: Utf8Bytes) -> Result<(), End> {
-        Ok(self.socket.feed(Message::Text(text)).await?)
+        self.transport.feed(text, &self.seen).await
     }
 
     pub(super) async fn send(&mut self, text: Utf8Bytes) -> Result<(), End> {
-        Ok(self.socket.send(Message::Text(text)).await?)
+        self.feed(text).await?;
+        self.transport.flush().await
     }
 }

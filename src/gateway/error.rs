@@ -34,6 +34,8 @@ pub(crate) enum ApiError {
     TooLarge(usize),
     #[error("too many requests; slow down")]
     RateLimited,
+    #[error("{0}")]
+    TooManyConnections(&'static str),
     #[error("the service takes no more events at the moment; the same request will succeed later")]
     Overloaded { retry_after: Duration },
     #[error("the service cannot do this right now: {0}")]
@@ -47,9 +49,9 @@ impl ApiError {
         Self::BadRequest(code, why.to_string())
     }
 
-    /// Asks to come back in a while, each time after another one, so that those who wait do not come all at once.
+    /// Asks to come back in a while.
     pub(crate) fn overloaded() -> Self {
-        Self::Overloaded { retry_after: SHORTEST_WAIT + SPREAD.delay(0) }
+        Self::Overloaded { retry_after: some_wait() }
     }
 
     /// How long whoever asks again should wait, where the usual second would be too short.
@@ -71,6 +73,7 @@ impl ApiError {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::TooLarge(_) => "too_large",
             Self::RateLimited => "rate_limited",
+            Self::TooManyConnections(_) => "too_many_connections",
             Self::Overloaded { .. } => "overloaded",
             Self::Unavailable(_) => "unavailable",
             Self::Internal => "internal",
@@ -79,7 +82,14 @@ impl ApiError {
 
     /// Whether the same request can succeed later.
     pub(crate) fn is_retryable(&self) -> bool {
-        matches!(self, Self::RateLimited | Self::Overloaded { .. } | Self::Unavailable(_) | Self::Internal)
+        matches!(
+            self,
+            Self::RateLimited
+                | Self::TooManyConnections(_)
+                | Self::Overloaded { .. }
+                | Self::Unavailable(_)
+                | Self::Internal
+        )
     }
 
     fn status(&self) -> StatusCode {
@@ -91,11 +101,16 @@ impl ApiError {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(..) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited | Self::TooManyConnections(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded { .. } | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
+}
+
+/// How long to wait before another try, each time another time, so that those who wait do not come all at once.
+pub(crate) fn some_wait() -> Duration {
+    SHORTEST_WAIT + SPREAD.delay(0)
 }
 
 /// As clients are told it.

@@ -5,18 +5,22 @@
 //! it, and its clients go on at another one with their cursors.
 
 pub mod auth;
+mod client_address;
 mod close;
 mod connection;
 mod conversations;
 mod devices;
 pub(crate) mod error;
+mod event_stream;
 pub(crate) mod extract;
 mod fallback;
 mod frame;
 mod hub;
 mod limits;
+mod listener;
 mod messages;
 mod metrics;
+mod origin;
 mod page;
 mod publish;
 mod pump;
@@ -25,18 +29,22 @@ mod receive;
 mod replay;
 mod router;
 mod session;
+mod sse;
 mod start;
 mod stored;
+mod tls;
+mod transport;
 mod wire;
 mod ws;
 
 use std::{
     collections::HashSet,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use axum::http::HeaderMap;
 use axum_server::Handle;
 use everpost_core::{
     generation::History,
@@ -50,6 +58,7 @@ use everpost_core::{
     store::{Standing, Store},
 };
 use everpost_workers::{Ports, Pressure};
+use ipnet::IpNet;
 use secrecy::SecretString;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -66,14 +75,17 @@ use self::{
     session::Item,
     stored::Stored,
 };
-pub use self::{limits::Limits, metrics::GatewayMetrics};
+pub use self::{
+    limits::Limits,
+    listener::Listener,
+    metrics::GatewayMetrics,
+    tls::{Tls, TlsError},
+};
 
 /// How long a closing connection may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long requests under way may take when the process stops.
 const DRAIN: Duration = Duration::from_secs(8);
-/// What the head of a request may weigh.
-const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// How long a connection waits for this gateway to learn of a new generation.
 const PATIENCE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_secs(1);
@@ -87,8 +99,10 @@ pub struct GatewayConfig {
     pub api_key: Option<SecretString>,
     /// Whether `?token=` is taken.
     pub query_tokens: bool,
-    /// Origins of pages, other than the server's own, that may open a WebSocket.
+    /// Origins of pages, other than the server's own, that may connect.
     pub allowed_origins: Vec<String>,
+    /// Networks of proxies whose word about a client's address counts.
+    pub trusted_proxies: Vec<IpNet>,
     /// How much clients may ask for.
     pub limits: Limits,
     /// Clients are told to come back spread over this time when the process stops.
@@ -111,6 +125,7 @@ pub struct Gateway {
     admission: Arc<Admission>,
     auth: Authenticator,
     allowed_origins: Vec<String>,
+    trusted_proxies: Vec<IpNet>,
     limits: Limits,
     drain_spread: Duration,
     started: Instant,
@@ -143,6 +158,7 @@ impl Gateway {
             devices: Devices::default(),
             partitions: log.partitions(),
             allowed_origins: config.allowed_origins,
+            trusted_proxies: config.trusted_proxies,
             limits: config.limits,
             drain_spread: config.drain_spread,
             started: Instant::now(),
@@ -191,20 +207,11 @@ impl Gateway {
     }
 
     /// Serves clients on a bound listener until the gateway is told to stop, then says farewell to each.
-    pub async fn serve(self: Arc<Self>, listener: std::net::TcpListener) -> std::io::Result<()> {
-        let handle = Handle::new();
-        let mut server = axum_server::from_tcp(listener)?
-            .acceptor(axum_server::accept::NoDelayAcceptor::new())
-            .first_request_timeout(self.limits.request_timeout)
-            .handle(handle.clone());
-        // Without a timer hyper's own limit for a request's head is inert.
-        let timer = hyper_util::rt::TokioTimer::new();
-        let timeout = self.limits.request_timeout;
-        server.http_builder().http1().timer(timer).header_read_timeout(timeout).max_buf_size(MAX_HEAD_BYTES);
-        let service = router::router(self.clone()).into_make_service_with_connect_info::<SocketAddr>();
-        let gateway = self.clone();
-        let draining = tokio::spawn(async move { gateway.drain(&handle).await });
-        server.serve(service).await?;
+    pub async fn serve(self: Arc<Self>, listener: Listener) -> std::io::Result<()> {
+        let (handle, routes) = (Handle::new(), router::router(self.clone()));
+        let (gateway, closing) = (self.clone(), handle.clone());
+        let draining = tokio::spawn(async move { gateway.drain(&closing).await });
+        listener.serve(routes, &self.limits, handle, self.stopping.clone()).await?;
         let _ = draining.await; // it ends with the server
         Ok(())
     }
@@ -228,14 +235,18 @@ impl Gateway {
         while !self.stopping.is_cancelled() {
             let _ = tokio::time::timeout(TICK, self.stopping.cancelled()).await; // whichever comes first
             let (now, wall) = (self.seconds(), everpost_core::clock::now_ms() / 1_000);
-            let (every, limit) = (self.limits.heartbeat.as_secs().max(1), self.limits.heartbeat_timeout.as_secs());
+            let limit = self.limits.heartbeat_timeout.as_secs();
             for session in self.hub.all() {
                 if session.expires < wall {
                     session.close(Close::Unauthenticated("the token has expired"));
-                } else if now.saturating_sub(session.last_heard()) > limit {
+                } else if !session.only_listens && now.saturating_sub(session.last_heard()) > limit {
                     session.close(Close::Silent);
-                } else if (now + u64::from(session.id.as_fields().0 % 64)).is_multiple_of(every) {
-                    session.push(Item::Text(frame::plain("ping", None, None, serde_json::json!({}))));
+                } else if (now + u64::from(session.id.as_fields().0 % 64))
+                    .is_multiple_of(self.heartbeat_seconds(&session))
+                {
+                    if !session.only_listens {
+                        session.push(Item::Text(frame::plain("ping", None, None, serde_json::json!({}))));
+                    }
                     session.push(Item::Ping);
                 }
             }
@@ -266,6 +277,11 @@ impl Gateway {
         self.recovery.settle(PATIENCE).await;
         let history = self.recovery.history();
         if is_known(&history) { Ok((ends, history)) } else { Err(LogError::Renewing.into()) }
+    }
+
+    /// Where a client is, as far as those say whom we believe.
+    fn client_address(&self, peer: SocketAddr, headers: &HeaderMap) -> IpAddr {
+        client_address::client_address(peer.ip(), headers, &self.trusted_proxies)
     }
 
     /// Whether somebody may read and write a conversation.

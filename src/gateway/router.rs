@@ -5,12 +5,13 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
+    middleware::map_response,
     response::IntoResponse,
     routing::{any, get, post, put},
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{Gateway, conversations, error::ApiError, messages, page, ws};
+use super::{Gateway, conversations, error::ApiError, messages, origin, page, sse, ws};
 
 pub(super) fn router(gateway: Arc<Gateway>) -> Router {
     let v1 = Router::new()
@@ -23,7 +24,8 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/conversations/{id}/messages", post(messages::post_message).get(messages::get_messages))
         .route("/conversations/{id}/read", post(messages::post_read))
         .route("/conversations/{id}/typing", post(messages::post_typing))
-        .route("/events", post(messages::post_event))
+        .route("/conversations/{id}/events", get(sse::conversation))
+        .route("/events", post(messages::post_event).get(sse::everything))
         .route("/ws", any(ws::everything))
         .route("/ws/{conversation}", any(ws::conversation));
     Router::new()
@@ -37,8 +39,10 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .nest("/v1", v1)
         .fallback(|| async { ApiError::NotFound("resource") })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(origin::cors(&gateway.allowed_origins))
         .layer(DefaultBodyLimit::max(gateway.limits.max_message_bytes))
         .layer(CatchPanicLayer::custom(|_| ApiError::Internal.into_response()))
+        .layer(map_response(page::harden))
         .with_state(gateway)
 }
 

@@ -82,6 +82,8 @@ pub(crate) struct Session {
     pub(crate) expires: u64,
     /// When the client was last heard of, in the gateway's seconds.
     heard: AtomicU64,
+    /// Its client cannot say anything, so silence means nothing.
+    pub(crate) only_listens: bool,
 }
 
 impl Session {
@@ -95,7 +97,13 @@ impl Session {
             in_flight: AtomicUsize::new(0),
             expires,
             heard: AtomicU64::new(now),
+            only_listens: false,
         }
+    }
+
+    /// The same with a client that cannot say anything.
+    pub(crate) fn that_only_listens(self) -> Self {
+        Self { only_listens: true, ..self }
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {

@@ -1,13 +1,16 @@
 //! From an upgrade request to a connection, or to the close code that says why not.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     extract::{
         ConnectInfo, State,
         ws::{WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
     },
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
 use everpost_core::name::ConversationId;
@@ -16,12 +19,15 @@ use serde::Deserialize;
 use super::{
     FAREWELL, Gateway,
     auth::{self, Principal},
+    client_address::neighbourhood,
     close::Close,
     connection::Connection,
     error::ApiError,
     extract::{Path, Query},
+    origin,
     session::Session,
     start::Start,
+    transport::Transport,
 };
 
 /// Held by every idle connection, so small on purpose.
@@ -43,10 +49,11 @@ pub(super) async fn everything(
     State(gateway): State<Arc<Gateway>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Query(parameters): Query<Parameters>,
+    uri: Uri,
     headers: HeaderMap,
     upgrade: Upgrade,
 ) -> Response {
-    open(gateway, peer, None, parameters, &headers, upgrade)
+    open(gateway, peer, None, parameters, (&uri, &headers), upgrade)
 }
 
 /// `GET /ws/{conversation_id}`: one conversation.
@@ -55,10 +62,11 @@ pub(super) async fn conversation(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Path(conversation): Path<String>,
     Query(parameters): Query<Parameters>,
+    uri: Uri,
     headers: HeaderMap,
     upgrade: Upgrade,
 ) -> Response {
-    open(gateway, peer, Some(conversation), parameters, &headers, upgrade)
+    open(gateway, peer, Some(conversation), parameters, (&uri, &headers), upgrade)
 }
 
 fn open(
@@ -66,14 +74,14 @@ fn open(
     peer: SocketAddr,
     conversation: Option<String>,
     parameters: Parameters,
-    headers: &HeaderMap,
+    (uri, headers): (&Uri, &HeaderMap),
     upgrade: Upgrade,
 ) -> Response {
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
         Err(rejection) => return ApiError::invalid("not_websocket", rejection.body_text()).into_response(),
     };
-    if !may_open(headers, &gateway.allowed_origins) {
+    if !origin::is_welcome(uri, headers, &gateway.allowed_origins) {
         return ApiError::Forbidden("pages of this origin may not connect").into_response();
     }
     if gateway.stopping.is_cancelled() || !gateway.admission.has_room() {
@@ -82,6 +90,7 @@ fn open(
         return (StatusCode::SERVICE_UNAVAILABLE, full).into_response();
     }
     let principal = gateway.auth.upgrade(headers, parameters.token.as_deref());
+    let address = gateway.client_address(peer, headers);
     let limits = &gateway.limits;
     let mut upgrade = upgrade
         .read_buffer_size(READ_BUFFER)
@@ -94,26 +103,15 @@ fn open(
     }
     let tasks = gateway.tasks.clone();
     upgrade.on_upgrade(move |socket| {
-        let connection = admit(gateway, peer, conversation, parameters, principal, socket);
+        let connection = admit(gateway, address, conversation, parameters, principal, socket);
         // The tracker outlives the server, which does not know upgraded connections.
         tasks.track_future(connection)
     })
 }
 
-/// Browsers send an origin; it must be the server's own or an allowed one. Tokens are what grants access, this keeps
-/// other people's pages from even trying.
-fn may_open(headers: &HeaderMap, allowed: &[String]) -> bool {
-    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default().to_ascii_lowercase());
-    let Some(origin) = text(header::ORIGIN) else { return true };
-    let own = text(header::HOST).is_some_and(|host| {
-        !host.is_empty() && origin.split_once("://").is_some_and(|(_, authority)| authority == host)
-    });
-    own || allowed.iter().any(|allowed| allowed == "*" || allowed.to_ascii_lowercase() == origin)
-}
-
 async fn admit(
     gateway: Arc<Gateway>,
-    peer: SocketAddr,
+    address: IpAddr,
     conversation: Option<String>,
     parameters: Parameters,
     principal: Result<Principal, ApiError>,
@@ -121,7 +119,7 @@ async fn admit(
 ) {
     let checked = Box::pin(check(&gateway, conversation, principal)).await;
     let admitted = checked.and_then(|(principal, scope)| {
-        let admitted = gateway.admission.admit(&principal.user, peer.ip());
+        let admitted = gateway.admission.admit(&principal.user, neighbourhood(address));
         let admitted = admitted.map_err(|refusal| Close::TooMany(refusal.reason()))?;
         Ok((principal, scope, admitted))
     });
@@ -136,7 +134,8 @@ async fn admit(
             let (user, expires) = (principal.user.clone(), principal.expires);
             let session = Session::new(user, expires, gateway.limits.max_queue_bytes, gateway.seconds());
             // Boxed, so that what was needed to get here is not kept for the life of the connection.
-            Box::pin(Connection::new(gateway, Arc::new(session), principal, scope, socket).run(start)).await;
+            let transport = Transport::WebSocket(socket);
+            Box::pin(Connection::new(gateway, Arc::new(session), principal, scope, transport).run(start)).await;
         }
         Err(close) => {
             gateway.metrics.refused();
@@ -165,32 +164,5 @@ async fn check(
         Ok(()) => Ok((principal, Some(conversation))),
         Err(ApiError::Forbidden(_) | ApiError::NotFound(_)) => Err(Close::Forbidden),
         Err(_) => Err(Close::Internal),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::http::HeaderValue;
-
-    use super::*;
-
-    fn may(origin: Option<&str>, allowed: &[&str]) -> bool {
-        let mut headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("chat.example:8080"))]);
-        if let Some(origin) = origin {
-            headers.insert(header::ORIGIN, HeaderValue::from_str(origin).expect("a header"));
-        }
-        may_open(&headers, &allowed.iter().map(ToString::to_string).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn only_our_own_and_allowed_pages_may_connect() {
-        assert!(may(None, &[]), "programs send no origin");
-        assert!(may(Some("http://chat.example:8080"), &[]));
-        assert!(may(Some("HTTPS://APP.example"), &["https://app.example"]));
-        for foreign in
-            ["null", "", "http://chat.example", "http://chat.example:8080.evil", "http://evil", "chat.example:8080"]
-        {
-            assert!(!may(Some(foreign), &["https://app.example"]), "{foreign}");
-        }
     }
 }

@@ -4,6 +4,8 @@
 
 /// Requests and frames that are wrong.
 mod bad_input;
+/// A browser of its own, where there is one.
+mod browser;
 /// Connections that are refused or ended, each with its code.
 mod closes;
 /// Conversations, and who takes part in them.
@@ -16,7 +18,13 @@ mod pressure;
 mod recovery;
 /// Coming back after having been away.
 mod replay;
+/// What HTTP lets nobody get away with.
+mod security_http;
 /// Readers slower than the stream.
 mod slow;
+/// Server-sent events.
+mod sse;
+/// The same over TLS.
+mod tls;
 /// Frames over WebSocket.
 mod websocket;

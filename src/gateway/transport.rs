@@ -1,0 +1,68 @@
+//! What carries a connection's frames to its client: a WebSocket, or a stream of server-sent events, which only sends.
+
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
+use everpost_core::cursor::Cursor;
+use futures_util::SinkExt;
+
+use super::{FAREWELL, close::Close, connection::End, event_stream::EventStream};
+
+pub(super) enum Transport {
+    WebSocket(WebSocket),
+    /// Boxed, so that idle WebSockets do not pay for it.
+    EventStream(Box<EventStream>),
+}
+
+impl Transport {
+    /// What the client sent; `None` when it is gone. A stream of events only ever notices that.
+    pub(super) async fn recv(&mut self) -> Option<Result<Message, axum::Error>> {
+        match self {
+            Self::WebSocket(socket) => socket.recv().await,
+            Self::EventStream(stream) => {
+                Box::pin(stream.gone()).await;
+                None
+            }
+        }
+    }
+
+    /// Writes a frame to a client that has everything up to `seen` once it has this.
+    pub(super) async fn feed(&mut self, text: Utf8Bytes, seen: &Cursor) -> Result<(), End> {
+        match self {
+            Self::WebSocket(socket) => Ok(socket.feed(Message::Text(text)).await?),
+            Self::EventStream(stream) => stream.feed(&text, seen).await,
+        }
+    }
+
+    /// Sends what was written.
+    pub(super) async fn flush(&mut self) -> Result<(), End> {
+        match self {
+            Self::WebSocket(socket) => Ok(socket.flush().await?),
+            Self::EventStream(stream) => stream.flush().await,
+        }
+    }
+
+    /// A sign of life that means nothing.
+    pub(super) async fn ping(&mut self) -> Result<(), End> {
+        match self {
+            Self::WebSocket(socket) => Ok(socket.feed(Message::Ping(Vec::new().into())).await?),
+            Self::EventStream(stream) => {
+                stream.comment();
+                Ok(())
+            }
+        }
+    }
+
+    /// Says farewell and waits a moment until the client has done the same.
+    pub(super) async fn close(&mut self, close: &Close) {
+        let farewell = async {
+            match self {
+                Self::WebSocket(socket) => {
+                    if socket.send(close.message()).await.is_ok() {
+                        while let Some(Ok(_)) = socket.recv().await {} // until the client has closed its side
+                    }
+                }
+                Self::EventStream(stream) => stream.close(close).await,
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL, farewell).await; // it may be long gone
+    }
+}
