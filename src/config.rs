@@ -26,6 +26,8 @@ use crate::gateway::Limits;
 
 const DEFAULTS: &str = include_str!("config.default.toml");
 const PREFIX: &str = "EVERPOST_";
+/// Settings that hold several values; outside files they are separated by commas.
+const LISTS: [&str; 2] = ["allowed_origins", "trusted_proxies"];
 const MIN_SECRET_CHARS: usize = 32;
 
 /// What is wrong with the settings; the text says what to change.
@@ -182,7 +184,7 @@ impl Settings {
     pub fn tls_files(&self) -> Result<Option<(&Path, &Path)>, ConfigError> {
         match (&self.tls_cert, &self.tls_key) {
             (None, None) => Ok(None),
-            (Some(cert), Some(key)) => Ok(Some((cert, key))),
+            (Some(cert), Some(key)) => Ok(Some((cert.as_path(), key.as_path()))),
             _ => Err(unsound("tls_cert and tls_key belong together: give both for TLS, neither without")),
         }
     }
@@ -287,10 +289,14 @@ fn layers(
     if let Some(file) = file {
         builder = builder.add_source(File::from(file).format(FileFormat::Toml));
     }
-    let lists = ["allowed_origins", "trusted_proxies"];
-    builder = builder.add_source(lists.into_iter().fold(given, Environment::with_list_parse_key));
+    builder = builder.add_source(LISTS.into_iter().fold(given, Environment::with_list_parse_key));
     for (name, value) in flags {
-        builder = builder.set_override_option(*name, value.clone())?;
+        builder = if LISTS.contains(name) {
+            let list = value.as_ref().map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>());
+            builder.set_override_option(*name, list)?
+        } else {
+            builder.set_override_option(*name, value.clone())?
+        };
     }
     builder.build()
 }
@@ -387,9 +393,12 @@ mod tests {
     #[test]
     fn proxies_are_addresses_or_networks() {
         let proxies = |given: &str| load(&[], &[("trusted_proxies", given)]);
-        let networks = proxies("10.0.0.0/8,192.0.2.7,fd00::/8").and_then(|sound| sound.trusted_proxies()).expect("sound");
+        let networks =
+            proxies("10.0.0.0/8,192.0.2.7,fd00::/8").and_then(|sound| sound.trusted_proxies()).expect("sound");
         assert_eq!(networks.len(), 3);
-        assert!(networks[1].contains(&IpAddr::from([192, 0, 2, 7])) && !networks[1].contains(&IpAddr::from([192, 0, 2, 8])));
+        assert!(
+            networks[1].contains(&IpAddr::from([192, 0, 2, 7])) && !networks[1].contains(&IpAddr::from([192, 0, 2, 8]))
+        );
         assert!(proxies("10.0.0.0/33").expect_err("refused").to_string().contains("10.0.0.0/33"));
     }
 

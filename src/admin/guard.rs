@@ -46,7 +46,8 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
 fn is_of_our_own(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return true };
     let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
-    authority.is_some_and(|authority| text(headers, header::HOST).is_some_and(|own| own.eq_ignore_ascii_case(authority)))
+    authority
+        .is_some_and(|authority| text(headers, header::HOST).is_some_and(|own| own.eq_ignore_ascii_case(authority)))
 }
 
 fn names_an_address(headers: &HeaderMap) -> bool {
@@ -67,7 +68,8 @@ mod tests {
 
     fn is_welcome(key: Option<&str>, given: &[(HeaderName, &str)]) -> bool {
         let key = key.map(SecretString::from);
-        let header = |(name, value): &(HeaderName, &str)| (name.clone(), HeaderValue::from_str(value).expect("a header"));
+        let header =
+            |(name, value): &(HeaderName, &str)| (name.clone(), HeaderValue::from_str(value).expect("a header"));
         check(key.as_ref(), &given.iter().map(header).collect()).is_ok()
     }
 

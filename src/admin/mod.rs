@@ -42,6 +42,7 @@ pub async fn serve(
     key: Option<SecretString>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
+    let key: guard::Key = key.map(Arc::new);
     let (dead_letters, admin) = (dead_letters::routes(admin.ports.store.clone()), Arc::new(admin));
     let routes = Router::new()
         .route("/", get(|| async { "Everpost admin: /metrics, /healthz, /v1/admin/status, /v1/admin/dead-letters\n" }))
@@ -50,7 +51,7 @@ pub async fn serve(
         .route("/v1/admin/status", get(status::get_status))
         .with_state(admin)
         .merge(dead_letters)
-        .layer(middleware::from_fn_with_state::<_, guard::Key, _>(key.map(Arc::new), guard::guard));
+        .layer(middleware::from_fn_with_state(key, guard::guard));
     axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 

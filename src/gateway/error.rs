@@ -32,6 +32,8 @@ pub(crate) enum ApiError {
     Conflict(&'static str, String),
     #[error("the request is larger than {0} bytes")]
     TooLarge(usize),
+    #[error("the request did not arrive in time")]
+    Late,
     #[error("too many requests; slow down")]
     RateLimited,
     #[error("{0}")]
@@ -72,6 +74,7 @@ impl ApiError {
             Self::NotFound(_) => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::TooLarge(_) => "too_large",
+            Self::Late => "request_timeout",
             Self::RateLimited => "rate_limited",
             Self::TooManyConnections(_) => "too_many_connections",
             Self::Overloaded { .. } => "overloaded",
@@ -84,7 +87,8 @@ impl ApiError {
     pub(crate) fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::RateLimited
+            Self::Late
+                | Self::RateLimited
                 | Self::TooManyConnections(_)
                 | Self::Overloaded { .. }
                 | Self::Unavailable(_)
@@ -101,6 +105,7 @@ impl ApiError {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(..) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Late => StatusCode::REQUEST_TIMEOUT,
             Self::RateLimited | Self::TooManyConnections(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded { .. } | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,

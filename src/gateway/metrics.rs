@@ -24,7 +24,11 @@ pub struct GatewayMetrics {
 impl GatewayMetrics {
     /// Makes the counters visible.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("gateway_connections", "Open connections: WebSockets and event streams", self.connections.clone());
+        registry.register(
+            "gateway_connections",
+            "Open connections: WebSockets and event streams",
+            self.connections.clone(),
+        );
         registry.register("gateway_upgrades", "WebSockets and event streams taken", self.accepted.clone());
         registry.register("gateway_refusals", "WebSockets and event streams refused", self.refused.clone());
         registry.register(

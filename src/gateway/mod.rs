@@ -5,6 +5,7 @@
 //! it, and its clients go on at another one with their cursors.
 
 pub mod auth;
+mod body;
 mod client_address;
 mod close;
 mod connection;

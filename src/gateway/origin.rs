@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 /// How long a browser may remember what it was told about an address.
 const PREFLIGHT_LASTS: Duration = Duration::from_secs(3_600);
@@ -11,9 +11,8 @@ const PREFLIGHT_LASTS: Duration = Duration::from_secs(3_600);
 /// Browsers send an origin; it must be the server's own or an allowed one.
 pub(super) fn is_welcome(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> bool {
     let Some(origin) = lower(headers, &header::ORIGIN) else { return true };
-    let own = authority(uri, headers).is_some_and(|own| {
-        !own.is_empty() && origin.split_once("://").is_some_and(|(_, authority)| authority == own)
-    });
+    let own = authority(uri, headers)
+        .is_some_and(|own| !own.is_empty() && origin.split_once("://").is_some_and(|(_, authority)| authority == own));
     own || is_allowed(&origin, allowed)
 }
 
@@ -37,11 +36,12 @@ pub(super) fn cors(allowed: &[String]) -> CorsLayer {
     let may_read = move |origin: &HeaderValue, _: &axum::http::request::Parts| {
         origin.to_str().is_ok_and(|origin| is_allowed(origin, &allowed))
     };
-    let headers = ["idempotency-key", "last-event-id"].map(HeaderName::from_static);
+    let headers = ["idempotency-key", "last-event-id"].map(HeaderName::from_static).into_iter();
+    let headers = headers.chain([header::AUTHORIZATION, header::CONTENT_TYPE, header::CACHE_CONTROL]);
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(may_read))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-        .allow_headers(headers.into_iter().chain([header::AUTHORIZATION, header::CONTENT_TYPE, header::CACHE_CONTROL]))
+        .allow_headers(AllowHeaders::list(headers))
         .expose_headers([header::RETRY_AFTER])
         .max_age(PREFLIGHT_LASTS)
 }

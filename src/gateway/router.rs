@@ -5,13 +5,13 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
-    middleware::map_response,
+    middleware::{from_fn_with_state, map_response},
     response::IntoResponse,
     routing::{any, get, post, put},
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{Gateway, conversations, error::ApiError, messages, origin, page, sse, ws};
+use super::{Gateway, body, conversations, error::ApiError, messages, origin, page, sse, ws};
 
 pub(super) fn router(gateway: Arc<Gateway>) -> Router {
     let v1 = Router::new()
@@ -39,9 +39,10 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .nest("/v1", v1)
         .fallback(|| async { ApiError::NotFound("resource") })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
-        .layer(origin::cors(&gateway.allowed_origins))
+        .layer(from_fn_with_state(gateway.clone(), body::read))
         .layer(DefaultBodyLimit::max(gateway.limits.max_message_bytes))
         .layer(CatchPanicLayer::custom(|_| ApiError::Internal.into_response()))
+        .layer(origin::cors(&gateway.allowed_origins))
         .layer(map_response(page::harden))
         .with_state(gateway)
 }

@@ -110,9 +110,8 @@ fn server_config(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
             cause => TlsError::NotPem(path, what, cause),
         }
     };
-    let chain: Vec<_> = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect)
-        .map_err(not_pem(cert, "certificate"))?;
+    let chain: Vec<_> =
+        CertificateDer::pem_file_iter(cert).and_then(Iterator::collect).map_err(not_pem(cert, "certificate"))?;
     if chain.is_empty() {
         return Err(not_pem(cert, "certificate")(pem::Error::NoItemsFound));
     }

@@ -66,7 +66,8 @@ async fn a_request_with_two_ends_is_not_answered_as_two() {
 #[tokio::test]
 async fn heads_have_an_end() {
     let app = App::embedded_with(&[("request_timeout", "1s")]).await;
-    let request = |headers: String| format!("GET /healthz HTTP/1.1\r\nHost: here\r\nConnection: close\r\n{headers}\r\n");
+    let request =
+        |headers: String| format!("GET /healthz HTTP/1.1\r\nHost: here\r\nConnection: close\r\n{headers}\r\n");
     let many = |count: usize| (0..count).map(|number| format!("X-{number}: y\r\n")).collect::<String>();
     for (what, headers, status) in [
         ("some", many(50), "200"),
@@ -98,17 +99,21 @@ async fn connections_are_kept_longer_than_a_request_may_take() {
     timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("it hangs up").expect("in order");
 }
 
-/// S15.
+/// S10, S15.
 #[tokio::test]
 async fn bodies_have_an_end_and_are_taken_as_they_are() {
     let app = App::embedded_with(&[("request_timeout", "1s"), ("max_message_bytes", "4096")]).await;
     app.conversation("room", &["alice"]).await;
     let path = "/v1/conversations/room/messages";
-    let head = format!("POST {path} HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {API_KEY}\r\nConnection: close\r\n");
-    let endless = format!("{head}Transfer-Encoding: chunked\r\n\r\n{}", format!("1000\r\n{}\r\n", "y".repeat(4_096)).repeat(4));
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {API_KEY}\r\nConnection: close\r\n");
+    let endless =
+        format!("{head}Transfer-Encoding: chunked\r\n\r\n{}", format!("1000\r\n{}\r\n", "y".repeat(4_096)).repeat(4));
     assert_eq!(answers(&raw(app.address(0), endless.as_bytes()).await), ["413"]);
     let promised = format!("{head}Content-Length: 99999999999\r\n\r\n");
     assert_eq!(answers(&raw(app.address(0), promised.as_bytes()).await), ["413"]);
+    let begun = format!("{head}Content-Length: 100\r\n\r\n{{");
+    assert_eq!(answers(&raw(app.address(0), begun.as_bytes()).await), ["408"], "the rest never comes");
     // 64 KiB of zeros in 100 bytes: what is not unpacked is no bomb.
     let packed = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff";
     let answer = app.post_bytes(path, API_KEY, packed.to_vec()).await;
@@ -195,12 +200,16 @@ async fn from_origin(app: &App, method: Method, path: &str, origin: &str) -> req
 async fn only_pages_of_allowed_origins_read_answers() {
     let app = App::embedded_with(&[("allowed_origins", "https://app.example")]).await;
     let own = format!("http://{}", app.address(0));
-    for (origin, reads, streams) in
-        [("https://app.example", true, 200), (own.as_str(), false, 200), ("https://evil.example", false, 403), ("null", false, 403)]
-    {
+    for (origin, reads, streams) in [
+        ("https://app.example", true, 200),
+        (own.as_str(), false, 200),
+        ("https://evil.example", false, 403),
+        ("null", false, 403),
+    ] {
         for method in [Method::GET, Method::OPTIONS] {
             let answer = from_origin(&app, method, "/v1/conversations", origin).await;
-            let allowed = answer.headers().get("access-control-allow-origin").map(|allowed| allowed.to_str().expect("text"));
+            let allowed =
+                answer.headers().get("access-control-allow-origin").map(|allowed| allowed.to_str().expect("text"));
             assert_eq!(allowed, reads.then_some(origin), "{origin}");
             assert!(!answer.headers().contains_key("access-control-allow-credentials"), "{origin}");
         }
@@ -209,7 +218,10 @@ async fn only_pages_of_allowed_origins_read_answers() {
     }
     let preflight = from_origin(&app, Method::OPTIONS, "/v1/conversations/room/messages", "https://app.example").await;
     let allowed = preflight.headers()["access-control-allow-headers"].to_str().expect("text").to_owned();
-    assert!(["authorization", "idempotency-key", "last-event-id"].iter().all(|name| allowed.contains(name)), "{allowed}");
+    assert!(
+        ["authorization", "idempotency-key", "last-event-id"].iter().all(|name| allowed.contains(name)),
+        "{allowed}"
+    );
 }
 
 #[tokio::test]

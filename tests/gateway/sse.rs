@@ -265,7 +265,10 @@ async fn the_end_has_a_reason_and_a_code() {
     let short = format!("http://{}{EVERYTHING}?token={}", app.address(0), token(&claims("bob", 1)));
     let mut bob = EventSource::open(&Http::new(), &short).await.expect("it is welcome");
     let closed = bob.next_named("closed").await.frame();
-    assert_eq!((&closed["data"]["code"], closed["data"]["reason"].as_str()), (&json!(4001), Some("the token has expired")));
+    assert_eq!(
+        (&closed["data"]["code"], closed["data"]["reason"].as_str()),
+        (&json!(4001), Some("the token has expired"))
+    );
     assert!(bob.next().await.is_none());
     assert_eq!(bob.reconnect().await, Err(204));
 

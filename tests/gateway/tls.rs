@@ -110,7 +110,8 @@ async fn whoever_does_not_shake_hands_is_hung_up_on() {
 async fn a_renewed_certificate_is_used_at_once_when_asked() {
     let certificate = Certificate::new();
     let [(_, cert), (_, key)] = certificate.settings();
-    let server = Everpost::start(&["serve", "--admin-listen", "127.0.0.1:0", "--tls-cert", &cert, "--tls-key", &key]).await;
+    let server =
+        Everpost::start(&["serve", "--admin-listen", "127.0.0.1:0", "--tls-cert", &cert, "--tls-key", &key]).await;
     let old = certificate.connect(server.address()).await.expect("the handshake succeeds");
     certificate.renew();
     assert!(certificate.connect(server.address()).await.is_err(), "it does not know yet");

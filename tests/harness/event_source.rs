@@ -209,7 +209,8 @@ impl EventSource {
 fn the_examples_of_the_standard_are_read_as_it_says() {
     let mut parser = Parser::default();
     parser.read(b"data: YHOO\ndata: +2\ndata: 10\n\n: test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\r\n\r\nid: 7\n\ndata\n\ndata: cut");
-    let events: Vec<_> = parser.events.iter().map(|event| (event.data.as_str(), event.last_event_id.as_str())).collect();
+    let events: Vec<_> =
+        parser.events.iter().map(|event| (event.data.as_str(), event.last_event_id.as_str())).collect();
     let expected = [("YHOO\n+2\n10", ""), ("first event", "1"), ("second event", ""), (" third event", ""), ("", "7")];
     assert_eq!(events, expected);
     assert_eq!((parser.comments, parser.last_event_id.as_str()), (1, "7"));
