@@ -2,13 +2,13 @@
 //!
 //! Flag over environment over file over the embedded default file, which documents every setting.
 
+mod secret;
+
 use std::{
     collections::HashMap,
-    env, fs, io,
-    io::Write,
+    env, io,
     net::{IpAddr, SocketAddr},
     num::{NonZeroU32, NonZeroU64},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -223,12 +223,12 @@ impl Settings {
 
     /// The secret that signs tokens: the configured one, or one kept in the data directory.
     pub fn token_secret(&self) -> Result<SecretString, ConfigError> {
-        self.token_secret.clone().map_or_else(|| kept_secret(&self.data_dir, "token-secret"), Ok)
+        self.token_secret.clone().map_or_else(|| secret::kept(&self.data_dir, "token-secret"), Ok)
     }
 
     /// What backends authenticate with: the configured key, or one kept in the data directory.
     pub fn api_key(&self) -> Result<SecretString, ConfigError> {
-        self.api_key.clone().map_or_else(|| kept_secret(&self.data_dir, "api-key"), Ok)
+        self.api_key.clone().map_or_else(|| secret::kept(&self.data_dir, "api-key"), Ok)
     }
 
     /// Whether the admin listener has a key of its own.
@@ -318,27 +318,6 @@ fn unsound(why: &str) -> ConfigError {
     ConfigError::Unsound(why.to_owned())
 }
 
-/// Reads a secret from the directory, or makes one there that only its owner can read.
-fn kept_secret(directory: &Path, name: &str) -> Result<SecretString, ConfigError> {
-    let path = directory.join(name);
-    read_or_make(directory, &path).map(Into::into).map_err(|cause| ConfigError::Secret { path, cause })
-}
-
-fn read_or_make(directory: &Path, path: &Path) -> io::Result<String> {
-    match fs::read_to_string(path) {
-        Ok(secret) if secret.trim().len() >= MIN_SECRET_CHARS => return Ok(secret.trim().to_owned()),
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "the file holds no usable secret; remove it")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    fs::create_dir_all(directory)?;
-    let secret = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(secret.as_bytes())?;
-    file.sync_all()?;
-    Ok(secret)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -400,17 +379,6 @@ mod tests {
             networks[1].contains(&IpAddr::from([192, 0, 2, 7])) && !networks[1].contains(&IpAddr::from([192, 0, 2, 8]))
         );
         assert!(proxies("10.0.0.0/33").expect_err("refused").to_string().contains("10.0.0.0/33"));
-    }
-
-    #[test]
-    fn generated_secrets_are_kept_and_private() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().expect("a folder");
-        let first = kept_secret(folder.path(), "token-secret").expect("made");
-        let again = kept_secret(folder.path(), "token-secret").expect("read");
-        assert_eq!(first.expose_secret(), again.expose_secret());
-        let mode = fs::metadata(folder.path().join("token-secret")).expect("there").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

@@ -134,7 +134,9 @@ mod tests {
     fn seen(peer: &str, headers: &[(&HeaderName, &str)]) -> String {
         let value = |text: &str| HeaderValue::from_str(text).expect("a header");
         let mut map = HeaderMap::new();
-        headers.iter().for_each(|(name, text)| drop(map.append(*name, value(text))));
+        for (name, text) in headers {
+            map.append(*name, value(text));
+        }
         client_address(peer.parse().expect("an address"), &map, &trusted()).to_string()
     }
 

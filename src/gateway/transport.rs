@@ -66,3 +66,13 @@ impl Transport {
         let _ = tokio::time::timeout(FAREWELL, farewell).await; // it may be long gone
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_websocket_pays_nothing_for_the_other_kind() {
+        assert_eq!(size_of::<Transport>(), size_of::<WebSocket>());
+    }
+}

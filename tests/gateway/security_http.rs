@@ -120,6 +120,38 @@ async fn bodies_have_an_end_and_are_taken_as_they_are() {
     assert_eq!((answer.status, answer.code()), (400, "bad_json"));
 }
 
+/// S10. Whoever is slow keeps nobody waiting but themselves.
+#[tokio::test]
+async fn slow_strangers_cost_others_nothing() {
+    let app = App::embedded().await;
+    let mut slow = Vec::new();
+    for opening in ["", "GET / HTTP/1.1\r\nX: ", "POST /v1/events HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"].repeat(100) {
+        let mut stream = TcpStream::connect(app.address(0)).await.expect("it listens");
+        stream.write_all(opening.as_bytes()).await.expect("it is open");
+        slow.push(stream);
+    }
+    app.conversation("room", &["alice"]).await;
+    app.connect("alice").await.text("room", "hi").await;
+}
+
+/// S14. What is never unpacked is no bomb, and what is never packed leaks nothing by its length.
+#[tokio::test]
+async fn nothing_is_compressed() {
+    let app = App::embedded().await;
+    let mut offer = request(app.address(0), &format!("/v1/ws?token={}", app.token("alice")));
+    let extensions = "permessage-deflate; client_max_window_bits".parse().expect("a header");
+    offer.headers_mut().insert("sec-websocket-extensions", extensions);
+    let (mut alice, response) = Client::upgrade(offer).await.expect("the upgrade succeeds");
+    assert!(!response.headers().contains_key("sec-websocket-extensions"));
+    alice.greeted().await;
+    for path in ["/chat.js", "/v1/conversations", "/v1/events"] {
+        let request = reqwest::Client::new().get(format!("http://{}{path}", app.address(0)));
+        let request = request.bearer_auth(app.token("alice")).header("accept-encoding", "gzip, deflate, br, zstd");
+        let answer = request.send().await.expect("it answers");
+        assert!(!answer.headers().contains_key("content-encoding"), "{path}");
+    }
+}
+
 /// S15. A client that asks and takes back, over and over, costs more than it pays.
 #[tokio::test]
 async fn rapid_resets_end_the_connection() {

@@ -118,6 +118,10 @@ async fn a_renewed_certificate_is_used_at_once_when_asked() {
     server.signal("HUP");
     server.says("the certificate was read again").await;
     eventually("the new one is shown", async || certificate.connect(server.address()).await.is_ok()).await;
+    let url = at(server.address(), "/v1/events?token=canary-token-in-a-query");
+    let http = certificate.client(server.address()).build().expect("a client");
+    assert_eq!(http.get(url).send().await.expect("it answers").status(), 401);
+    assert!(!server.log().contains("canary-token"), "a token in a query is never logged");
     let (_, session) = old.get_ref();
     assert!(!session.is_handshaking(), "who is connected stays connected");
     std::fs::write(certificate.cert(), "half a certifi").expect("written");
