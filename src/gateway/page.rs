@@ -1,4 +1,4 @@
-//! The demo chat page, embedded: what a newcomer sees first.
+//! Embedded pages: the demo chat, what a newcomer sees first, and the HTTP interface, described for people and programs.
 
 use axum::{
     http::{HeaderName, HeaderValue, header},
@@ -37,6 +37,22 @@ pub(super) async fn chat() -> Response {
 
 pub(super) async fn client() -> Response {
     asset("text/javascript; charset=utf-8", include_str!("../../web/client.js"))
+}
+
+pub(super) async fn openapi() -> Response {
+    asset("application/json", include_str!("../../web/openapi.json"))
+}
+
+pub(super) async fn docs() -> Response {
+    asset("text/html; charset=utf-8", include_str!("../../web/docs.html"))
+}
+
+pub(super) async fn docs_style() -> Response {
+    asset("text/css; charset=utf-8", include_str!("../../web/docs.css"))
+}
+
+pub(super) async fn docs_script() -> Response {
+    asset("text/javascript; charset=utf-8", include_str!("../../web/docs.js"))
 }
 
 fn asset(kind: &'static str, body: &'static str) -> Response {

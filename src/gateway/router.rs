@@ -26,6 +26,7 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/conversations/{id}/typing", post(messages::post_typing))
         .route("/conversations/{id}/events", get(sse::conversation))
         .route("/events", post(messages::post_event).get(sse::everything))
+        .route("/openapi.json", get(page::openapi))
         .route("/ws", any(ws::everything))
         .route("/ws/{conversation}", any(ws::conversation));
     Router::new()
@@ -33,6 +34,9 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/chat.css", get(page::style))
         .route("/chat.js", get(page::chat))
         .route("/client.js", get(page::client))
+        .route("/docs", get(page::docs))
+        .route("/docs.css", get(page::docs_style))
+        .route("/docs.js", get(page::docs_script))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/ws/{conversation}", any(ws::conversation))

@@ -12,6 +12,8 @@ mod closes;
 mod conversations;
 /// Publishing and reading over HTTP.
 mod messages;
+/// The description of the HTTP interface.
+mod openapi;
 /// More coming in than is stored.
 mod pressure;
 /// What clients notice when the log loses something.
