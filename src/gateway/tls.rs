@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_named() {
         let files = Files::new();
-        files.load().ok().expect("it can be used");
+        files.load().expect("it can be used");
         let (cert, key) = (fs::read(files.cert()).expect("there"), fs::read(files.key()).expect("there"));
         fs::write(files.cert(), "no certificate").expect("written");
         assert!(files.complaint().contains("cert.pem holds no certificate"), "{}", files.complaint());
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_renewed_certificate_is_used_and_a_broken_one_is_not() {
         let files = Files::new();
-        let mut tls = files.load().ok().expect("it can be used");
+        let mut tls = files.load().expect("it can be used");
         let first = tls.config().get_inner();
         assert!(!tls.look(false).expect("nothing changed"));
         files.renew();

@@ -6,6 +6,10 @@ use futures_util::SinkExt;
 
 use super::{FAREWELL, close::Close, connection::End, event_stream::EventStream};
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all connections are WebSockets, and a box would cost each of them"
+)]
 pub(super) enum Transport {
     WebSocket(WebSocket),
     /// Boxed, so that idle WebSockets do not pay for it.
