@@ -115,7 +115,7 @@ impl Connection {
         };
         self.gateway.hub.remove(&self.session, self.rooms.iter());
         if let End::Close(close) = end {
-            self.transport.close(&close).await;
+            Box::pin(self.transport.close(&close)).await; // so that no connection pays for it until it ends
         }
     }
 
