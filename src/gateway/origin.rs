@@ -11,8 +11,9 @@ const PREFLIGHT_LASTS: Duration = Duration::from_secs(3_600);
 /// Browsers send an origin; it must be the server's own or an allowed one.
 pub(super) fn is_welcome(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> bool {
     let Some(origin) = lower(headers, &header::ORIGIN) else { return true };
-    let own = authority(uri, headers)
-        .is_some_and(|own| !own.is_empty() && origin.split_once("://").is_some_and(|(_, authority)| authority == own));
+    let page = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    // A proxy in front may speak TLS for us, so either scheme is our own.
+    let own = authority(uri, headers).is_some_and(|own| !own.is_empty() && page == Some(&own));
     own || is_allowed(&origin, allowed)
 }
 
@@ -72,6 +73,7 @@ mod tests {
             "http://chat.example:8080.evil",
             "http://chat.example:80801",
             "http://evil",
+            "ftp://chat.example:8080",
             "chat.example:8080",
             "http://app.example",
             "https://app.example:444",

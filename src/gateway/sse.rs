@@ -31,7 +31,8 @@ use super::{
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-#[derive(Debug, Deserialize)]
+/// Not to be printed: the token is secret.
+#[derive(Deserialize)]
 pub(super) struct Parameters {
     token: Option<String>,
     cursor: Option<String>,
