@@ -4,7 +4,7 @@ use std::{collections::VecDeque, mem, time::Duration};
 
 use reqwest::{Client, Response};
 use serde_json::Value;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Far longer than anything takes, so that a test that hangs says where.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -177,7 +177,9 @@ impl EventSource {
 
     /// The next event; nothing at the end.
     pub(crate) async fn next(&mut self) -> Option<Event> {
+        let until = Instant::now() + PATIENCE;
         while self.parser.events.is_empty() {
+            assert!(Instant::now() < until, "nothing came but comments");
             if !self.read().await {
                 return None;
             }
