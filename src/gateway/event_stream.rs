@@ -75,7 +75,8 @@ impl EventStream {
     }
 
     /// Where the client stands. In a stream of one conversation the other partitions are left out: it passes over what
-    /// happens there, and must not skip it should it go on with everything.
+    /// happens there. The position is for this stream; whoever takes it elsewhere still skips what else is in its
+    /// partition.
     fn place(&self, seen: &Cursor) -> Cursor {
         let Some(scope) = self.scope else { return seen.clone() };
         let mut positions = vec![Position::ZERO; seen.positions().len()];
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_position_in_one_conversation_skips_nothing_of_the_others() {
+    fn the_position_in_one_conversation_says_nothing_of_other_partitions() {
         let partitions = Partitions::new(4).expect("a power of two");
         let seen = Cursor::new(7, vec![Position::new(1, 9); partitions.count()]);
         let place = stream(Some(Partition(2))).place(&seen);

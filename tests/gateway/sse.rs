@@ -182,20 +182,6 @@ async fn a_conversation_can_be_read_from_any_number_on() {
 }
 
 #[tokio::test]
-async fn a_position_of_one_conversation_skips_nothing_of_the_others() {
-    let app = room().await;
-    app.conversation("hall", &["alice", "bob"]).await;
-    let mut bob = open(&app, 0, "bob", ROOM).await;
-    bob.next_named("connected").await;
-    app.say("room", "alice", "here").await;
-    bob.expect_seqs([1]).await;
-    let last = bob.last_event_id().to_owned();
-    app.say("hall", "alice", "there").await;
-    let mut bob = come_back(&app, 0, EVERYTHING, &last).await.expect("it is welcome");
-    assert_eq!(bob.next_named("new_message").await.frame()["conversation_id"], "hall");
-}
-
-#[tokio::test]
 async fn data_with_line_breaks_arrives_whole() {
     let app = room().await;
     let mut bob = open(&app, 0, "bob", EVERYTHING).await;
