@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, Admin},
-    config::Settings,
+    config::{ConfigError, Settings},
     engine::Engine,
-    gateway::{Gateway, GatewayConfig, GatewayMetrics},
+    gateway::{Gateway, GatewayConfig, GatewayMetrics, Listener, Tls},
     telemetry,
 };
 
@@ -42,7 +42,7 @@ pub struct App {
     plan: Plan,
     /// How many unstored events are too many.
     backlog_budget: u64,
-    clients: Option<(TcpListener, GatewayConfig)>,
+    clients: Option<(Listener, GatewayConfig)>,
     admin: Option<(TcpListener, Option<SecretString>)>,
 }
 
@@ -67,7 +67,7 @@ impl App {
 
     /// Where clients connect.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.clients.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
+        self.clients.as_ref().and_then(|(listener, _)| listener.socket.local_addr().ok())
     }
 
     /// Where metrics and health are.
@@ -117,11 +117,14 @@ impl App {
 }
 
 /// The client listener and what its gateway needs; only here are secrets made, where they are used.
-fn clients(settings: &Settings) -> anyhow::Result<(TcpListener, GatewayConfig)> {
-    let listener = bind(settings.listen, "listen")?;
+fn clients(settings: &Settings) -> anyhow::Result<(Listener, GatewayConfig)> {
+    let tls = settings.tls_files()?.map(|(cert, key)| Tls::load(cert, key)).transpose();
+    let tls = tls.map_err(|error| ConfigError::Unsound(format!("tls_cert and tls_key: {error}")))?;
+    let listener = Listener { socket: bind(settings.listen, "listen")?, tls, keep_alive: settings.keep_alive };
     let gateway = GatewayConfig {
         auth: settings.auth()?,
         allowed_origins: settings.allowed_origins.clone(),
+        trusted_proxies: settings.trusted_proxies()?,
         limits: settings.limits(),
         presence: settings.presence,
         presence_grace: settings.presence_grace,

@@ -7,7 +7,7 @@ mod secret;
 use std::{
     collections::HashMap,
     env, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     num::{NonZeroU32, NonZeroU64},
     path::{Path, PathBuf},
     time::Duration,
@@ -18,6 +18,7 @@ use everpost_core::{
     log::{Durability, redis::RedisLogConfig},
     partition::Partitions,
 };
+use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -29,6 +30,8 @@ use crate::gateway::{
 
 const DEFAULTS: &str = include_str!("config.default.toml");
 const PREFIX: &str = "EVERPOST_";
+/// Settings that hold several values; outside files they are separated by commas.
+const LISTS: [&str; 2] = ["allowed_origins", "trusted_proxies"];
 const MIN_SECRET_CHARS: usize = 32;
 /// A ticket stands in addresses, so it must not be good for long.
 const MAX_TICKET_TTL: Duration = Duration::from_secs(300);
@@ -99,6 +102,9 @@ pub struct Settings {
     ticket_ttl: Duration,
     /// Pages that may connect.
     pub allowed_origins: Vec<String>,
+    trusted_proxies: Vec<String>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// Which log lines there are.
@@ -126,6 +132,9 @@ pub struct Settings {
     /// How long a user's last connection may have been gone before the user is offline.
     #[serde(with = "humantime_serde")]
     pub presence_grace: Duration,
+    /// How long a connection may wait between requests.
+    #[serde(with = "humantime_serde")]
+    pub keep_alive: Duration,
     /// Clients are told to come back spread over this time.
     #[serde(with = "humantime_serde")]
     pub drain_spread: Duration,
@@ -162,6 +171,8 @@ impl Settings {
 
     fn check(&self) -> Result<(), ConfigError> {
         self.engine()?;
+        self.tls_files()?;
+        self.trusted_proxies()?;
         if self.heartbeat_timeout <= self.heartbeat {
             return Err(unsound("heartbeat_timeout must be longer than heartbeat"));
         }
@@ -169,9 +180,9 @@ impl Settings {
         if self.ticket_ttl.is_zero() || self.ticket_ttl > MAX_TICKET_TTL {
             return Err(unsound("ticket_ttl must be more than nothing and at most 5m"));
         }
-        for (name, secret) in
-            [("token_secret", &self.token_secret), ("api_key", &self.api_key), ("admin_key", &self.admin_key)]
-        {
+        let secrets =
+            [("token_secret", &self.token_secret), ("api_key", &self.api_key), ("admin_key", &self.admin_key)];
+        for (name, secret) in secrets {
             if secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < MIN_SECRET_CHARS) {
                 return Err(unsound(&format!(
                     "{name} is too short to be safe: give at least {MIN_SECRET_CHARS} characters"
@@ -192,6 +203,24 @@ impl Settings {
             ));
         }
         Ok(())
+    }
+
+    /// Certificate chain and private key of the client listener, if it has them.
+    pub fn tls_files(&self) -> Result<Option<(&Path, &Path)>, ConfigError> {
+        match (&self.tls_cert, &self.tls_key) {
+            (None, None) => Ok(None),
+            (Some(cert), Some(key)) => Ok(Some((cert.as_path(), key.as_path()))),
+            _ => Err(unsound("tls_cert and tls_key belong together: give both for TLS, neither without")),
+        }
+    }
+
+    /// Networks of proxies whose word about a client's address counts.
+    pub fn trusted_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
+        let network = |text: &String| {
+            let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+            network.map_err(|_| unsound(&format!("trusted_proxies: {text} is neither an address nor a network")))
+        };
+        self.trusted_proxies.iter().map(network).collect()
     }
 
     /// Which engine the settings select.
@@ -312,9 +341,14 @@ fn layers(
     if let Some(file) = file {
         builder = builder.add_source(File::from(file).format(FileFormat::Toml));
     }
-    builder = builder.add_source(given.with_list_parse_key("allowed_origins"));
+    builder = builder.add_source(LISTS.into_iter().fold(given, Environment::with_list_parse_key));
     for (name, value) in flags {
-        builder = builder.set_override_option(*name, value.clone())?;
+        builder = if LISTS.contains(name) {
+            let list = value.as_ref().map(|list| list.split(',').map(str::to_owned).collect::<Vec<_>>());
+            builder.set_override_option(*name, list)?
+        } else {
+            builder.set_override_option(*name, value.clone())?
+        };
     }
     builder.build()
 }
@@ -385,14 +419,27 @@ mod tests {
         assert!(refusal(&[("admin_key", "short")]).contains("32 characters"));
         assert!(refusal(&[("token_secret", "short")]).contains("32 characters"));
         assert!(refusal(&[("heartbeat", "90s")]).contains("longer"));
+        assert!(refusal(&[("tls_cert", "cert.pem")]).contains("belong together"));
         assert!(refusal(&[("durability", "maybe")]).contains("durability"));
         assert!(refusal(&[("dance", "1")]).contains("dance"));
+    }
+
+    #[test]
+    fn proxies_are_addresses_or_networks() {
+        let proxies = |given: &str| load(&[], &[("trusted_proxies", given)]);
+        let networks =
+            proxies("10.0.0.0/8,192.0.2.7,fd00::/8").and_then(|sound| sound.trusted_proxies()).expect("sound");
+        assert_eq!(networks.len(), 3);
+        assert!(
+            networks[1].contains(&IpAddr::from([192, 0, 2, 7])) && !networks[1].contains(&IpAddr::from([192, 0, 2, 8]))
+        );
+        assert!(proxies("10.0.0.0/33").expect_err("refused").to_string().contains("10.0.0.0/33"));
     }
 
     #[test]
     fn every_setting_is_in_the_default_file() {
         let known: Vec<&str> = DEFAULTS.lines().filter_map(setting_name).collect();
         assert!(known.contains(&"token_secret") && known.contains(&"heartbeat"));
-        assert_eq!(known.len(), 39, "{known:?}");
+        assert_eq!(known.len(), 43, "{known:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! Stopping: the first signal drains, the second ends the process at once.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Cancels the token at the first SIGTERM or SIGINT and exits with 1 at the second.
@@ -20,4 +20,9 @@ pub fn on_signals(stop: CancellationToken) -> std::io::Result<()> {
         }
     });
     Ok(())
+}
+
+/// Hears of each SIGHUP, which asks to read files again; without this one would end the process.
+pub fn hangups() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
 }

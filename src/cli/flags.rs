@@ -42,6 +42,12 @@ pub(super) struct Flags {
     /// Public keys of tokens: a JWKS file or an https address
     #[arg(long, global = true, value_name = "PATH|URL")]
     jwks: Option<String>,
+    /// The client listener's certificate chain, PEM
+    #[arg(long, global = true, value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// And its private key
+    #[arg(long, global = true, value_name = "FILE")]
+    tls_key: Option<String>,
     /// Connections of this instance [default: 1000]
     #[arg(long, global = true, value_name = "N")]
     max_connections: Option<String>,
@@ -74,7 +80,7 @@ impl Flags {
         crate::config::effective(self.config.as_deref(), &self.overrides())
     }
 
-    fn overrides(&self) -> [(&'static str, Option<String>); 17] {
+    fn overrides(&self) -> [(&'static str, Option<String>); 19] {
         [
             ("listen", self.listen.clone()),
             ("admin_listen", self.admin_listen.clone()),
@@ -86,6 +92,8 @@ impl Flags {
             ("api_key", self.api_key.clone()),
             ("admin_key", self.admin_key.clone()),
             ("jwks", self.jwks.clone()),
+            ("tls_cert", self.tls_cert.clone()),
+            ("tls_key", self.tls_key.clone()),
             ("max_connections", self.max_connections.clone()),
             ("max_connections_per_user", self.max_connections_per_user.clone()),
             ("max_connections_per_address", self.max_connections_per_address.clone()),

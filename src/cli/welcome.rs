@@ -28,16 +28,17 @@ pub(super) async fn print(settings: &Settings, app: &App) -> anyhow::Result<()> 
     let tokens = PEOPLE.map(|user| token::mint(settings, user, DEMO_TTL_SECONDS, None, None));
     let [alice, bob] = tokens;
     let (alice, bob) = (alice?, bob?);
-    let link = |token: &str| format!("http://{address}/#token={token}&conversation={DEMO}");
+    let s = if settings.tls_files()?.is_some() { "s" } else { "" };
+    let link = |token: &str| format!("http{s}://{address}/#token={token}&conversation={DEMO}");
     let lines = [
         ("chat as alice", link(&alice)),
         ("chat as bob", link(&bob)),
-        ("clients", format!("ws://{address}/v1/ws and http://{address}/v1")),
+        ("clients", format!("ws{s}://{address}/v1/ws and http{s}://{address}/v1")),
         ("metrics", app.admin_address().map_or_else(|| "closed".to_owned(), |admin| format!("http://{admin}/metrics"))),
         ("data", std::path::absolute(&settings.data_dir)?.display().to_string()),
         ("durability", durability(app).to_owned()),
         ("publish", publish(settings, address)),
-        ("or with curl", curl(address, &alice)),
+        ("or with curl", curl(&format!("http{s}://{address}"), &alice)),
         ("a token", format!("{} token{} --user carol", program(), data_dir(settings))),
     ];
     println!("\n  Everpost {}: {}\n", env!("CARGO_PKG_VERSION"), app.engine());
@@ -78,7 +79,12 @@ fn data_dir(settings: &Settings) -> String {
 }
 
 fn publish(settings: &Settings, address: SocketAddr) -> String {
-    let url = if address == LISTEN { String::new() } else { format!(" --url http://{address}") };
+    let has_tls = settings.tls_files().is_ok_and(|files| files.is_some());
+    let url = match (has_tls, address == LISTEN) {
+        (false, true) => String::new(),
+        (false, false) => format!(" --url http://{address}"),
+        (true, _) => format!(" --url https://{address}"),
+    };
     format!("{} publish{}{url} {DEMO} hello from the command line", program(), data_dir(settings))
 }
 
@@ -88,9 +94,9 @@ fn quoted(word: &str) -> String {
     if word.bytes().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
-fn curl(address: SocketAddr, token: &str) -> String {
+fn curl(url: &str, token: &str) -> String {
     format!(
-        "curl http://{address}/v1/conversations/{DEMO}/messages -H 'Authorization: Bearer {token}' \
+        "curl {url}/v1/conversations/{DEMO}/messages -H 'Authorization: Bearer {token}' \
          -H 'Content-Type: application/json' -d '{{\"type\":\"text\",\"content\":{{\"text\":\"hello\"}}}}'"
     )
 }

@@ -9,7 +9,7 @@ use everpost_core::{
     roster::{Entry, Refusal},
 };
 
-use super::{Gateway, attendance::Attending, auth::Principal, close::Close, session::Session};
+use super::{Gateway, attendance::Attending, auth::Principal, close::Close, patience::LONGEST, session::Session};
 
 /// Longer names are cut; they are for people who look for a pattern.
 const MAX_USER_AGENT_CHARS: usize = 200;
@@ -49,13 +49,15 @@ impl Gateway {
             address: client.address,
             user_agent: client.user_agent,
         };
-        match self.attendance.enter(entry, principal.is_backend).await {
-            Ok(Ok(attending)) => Ok(attending),
-            Ok(Err(Refusal::User)) => Err(Close::TooMany("too many connections of this user")),
-            Ok(Err(Refusal::Address)) => Err(Close::TooMany("too many connections from this address")),
-            Err(error) => {
+        let entering = self.attendance.enter(entry, principal.is_backend);
+        match tokio::time::timeout(LONGEST, entering).await {
+            Err(_) => Err(Close::try_later()),
+            Ok(Ok(Ok(attending))) => Ok(attending),
+            Ok(Ok(Err(Refusal::User))) => Err(Close::TooMany("too many connections of this user")),
+            Ok(Ok(Err(Refusal::Address))) => Err(Close::TooMany("too many connections from this address")),
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "a connection cannot be entered into the roster");
-                Err(Close::Internal)
+                Err(Close::of(&error.into()))
             }
         }
     }

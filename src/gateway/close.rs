@@ -1,4 +1,4 @@
-//! Why the server closes a WebSocket: one table. 4001 and 4003 tell a client not to come back without a change.
+//! Why the server closes a connection: one table. 4001 and 4003 tell a client not to come back without a change.
 
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ impl Close {
         }
     }
 
-    fn reason(&self) -> String {
+    pub(crate) fn reason(&self) -> String {
         match self {
             Self::GoingAway { reconnect_after_ms } => format!("going away, reconnect in {reconnect_after_ms} ms"),
             Self::ProtocolError => "protocol error".to_owned(),

@@ -1,4 +1,4 @@
-//! One WebSocket connection from its first frame to its last: a single task that reads, sends and replays.
+//! One connection from its first frame to its last: a single task that reads, sends and replays.
 //!
 //! What the client has been given is a cursor, `seen`. Live frames move it on, frames at or before it are repeats and
 //! are dropped, and whenever frames may have been missed (on a resume, after the outbox ran over, after the relay was
@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::Message;
 use everpost_core::{
     cursor::Cursor, event::Record, name::ConversationId, partition::Partition, position::Position, relay::Topic,
 };
@@ -18,13 +18,14 @@ use serde_json::json;
 use super::{
     Gateway,
     auth::Principal,
-    close::{self, Close},
+    close::Close,
     error::ApiError,
     frame::{self, Frame, Run},
     replay::{From, Page, Replay},
     sent::Sent,
     session::{Item, Session},
     start::Start,
+    transport::Transport,
 };
 
 /// A replay under way.
@@ -47,7 +48,7 @@ pub(super) struct Connection {
     pub(super) muted: HashSet<ConversationId>,
     /// The one conversation it is about, if it is.
     pub(super) scope: Option<ConversationId>,
-    pub(super) socket: WebSocket,
+    pub(super) transport: Transport,
     pub(super) seen: Cursor,
     /// What it was sent, as far as that is not acknowledged.
     pub(super) sent: Sent,
@@ -99,7 +100,7 @@ impl Connection {
         session: Arc<Session>,
         principal: Principal,
         scope: Option<ConversationId>,
-        socket: WebSocket,
+        transport: Transport,
     ) -> Self {
         let seen = Cursor::start(gateway.log.epoch(), gateway.partitions);
         let (rooms, muted, floors) = (HashSet::new(), HashSet::new(), Vec::new());
@@ -112,7 +113,7 @@ impl Connection {
             rooms,
             muted,
             scope,
-            socket,
+            transport,
             seen,
             sent: Sent::default(),
             typing_in: Vec::new(),
@@ -134,9 +135,10 @@ impl Connection {
         };
         self.gateway.hub.remove(&self.session, self.rooms.iter());
         Box::pin(self.stop_typing()).await;
+        // Boxed, so that no connection pays for it until it ends.
         match end {
-            End::Close(close) => close.tell(&mut self.socket).await,
-            End::Bye => close::answer(&mut self.socket).await,
+            End::Close(close) => Box::pin(self.transport.close(&close)).await,
+            End::Bye => Box::pin(self.transport.answer()).await,
             End::Gone => {}
         }
     }
@@ -178,7 +180,7 @@ impl Connection {
         let readable = self.is_readable();
         tokio::select! {
             () = self.session.ready.notified() => Box::pin(self.drain()).await,
-            received = self.socket.recv(), if readable => Box::pin(self.received(received)).await,
+            received = self.transport.recv(), if readable => Box::pin(self.received(received)).await,
         }
     }
 
@@ -194,7 +196,7 @@ impl Connection {
                 tokio::select! {
                     page = &mut page => break page,
                     () = self.session.ready.notified() => self.drain().await?,
-                    received = self.socket.recv(), if readable => self.received(received).await?,
+                    received = self.transport.recv(), if readable => self.received(received).await?,
                 }
             }
         };

@@ -32,8 +32,12 @@ pub(crate) enum ApiError {
     Conflict(&'static str, String),
     #[error("the request is larger than {0} bytes")]
     TooLarge(usize),
+    #[error("the request did not arrive in time")]
+    Late,
     #[error("too many requests; slow down")]
     RateLimited,
+    #[error("{0}")]
+    TooManyConnections(&'static str),
     #[error("the service takes no more events at the moment; the same request will succeed later")]
     Overloaded { retry_after: Duration },
     #[error("too many are connecting at once; come back in a while")]
@@ -49,9 +53,9 @@ impl ApiError {
         Self::BadRequest(code, why.to_string())
     }
 
-    /// Asks to come back in a while, each time after another one, so that those who wait do not come all at once.
+    /// Asks to come back in a while.
     pub(crate) fn overloaded() -> Self {
-        Self::Overloaded { retry_after: SHORTEST_WAIT + SPREAD.delay(0) }
+        Self::Overloaded { retry_after: some_wait() }
     }
 
     /// The same for whoever wants to connect.
@@ -77,7 +81,9 @@ impl ApiError {
             Self::NotFound(_) => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::TooLarge(_) => "too_large",
+            Self::Late => "request_timeout",
             Self::RateLimited => "rate_limited",
+            Self::TooManyConnections(_) => "too_many_connections",
             Self::Overloaded { .. } | Self::Crowded { .. } => "overloaded",
             Self::Unavailable(_) => "unavailable",
             Self::Internal => "internal",
@@ -88,7 +94,13 @@ impl ApiError {
     pub(crate) fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::RateLimited | Self::Overloaded { .. } | Self::Crowded { .. } | Self::Unavailable(_) | Self::Internal
+            Self::Late
+                | Self::RateLimited
+                | Self::TooManyConnections(_)
+                | Self::Overloaded { .. }
+                | Self::Crowded { .. }
+                | Self::Unavailable(_)
+                | Self::Internal
         )
     }
 
@@ -101,11 +113,17 @@ impl ApiError {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(..) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Late => StatusCode::REQUEST_TIMEOUT,
+            Self::RateLimited | Self::TooManyConnections(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Overloaded { .. } | Self::Crowded { .. } | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
+}
+
+/// How long to wait before another try, each time another time, so that those who wait do not come all at once.
+pub(crate) fn some_wait() -> Duration {
+    SHORTEST_WAIT + SPREAD.delay(0)
 }
 
 /// As clients are told it.

@@ -113,6 +113,12 @@ pub(crate) fn plain<D: Serialize>(event: &str, conversation: Option<&str>, id: O
     serde_json::to_string(&frame).unwrap_or_default().into()
 }
 
+/// The name of a frame, which every frame begins with.
+pub(crate) fn name(text: &str) -> &str {
+    let rest = text.strip_prefix(r#"{"event":""#).unwrap_or_default();
+    rest.split('"').next().unwrap_or_default()
+}
+
 /// The answer to a client frame that failed.
 pub(crate) fn error(id: Option<&str>, conversation: Option<&str>, error: &ApiError) -> Utf8Bytes {
     let mut data = serde_json::json!({
@@ -158,6 +164,7 @@ mod tests {
         let frame = Frame::of(&record("new_message", r#"{"type":"text"}"#), &cursor).expect("readable");
         let json: Value = serde_json::from_str(&frame.text).expect("valid JSON");
         assert_eq!((&json["seq"], &json["data"]["seq"], &json["data"]["type"]), (&7.into(), &7.into(), &"text".into()));
+        assert_eq!((name(&frame.text), name(&plain("typing", None, None, 1))), ("new_message", "typing"));
         cursor.advance(Partition(0), Position::new(1, 9));
         let json: Value = serde_json::from_str(&frame.with_cursor(&cursor)).expect("valid JSON");
         assert_eq!(json["cursor"], cursor.encode());

@@ -6,7 +6,6 @@
 //! may keep the new cursor, which moves on even while its conversations are silent. During a replay a ping carries only
 //! the count: the end of the replay brings the cursor.
 
-use axum::extract::ws::Message;
 use everpost_core::name::ConversationId;
 use serde_json::json;
 
@@ -17,8 +16,11 @@ use super::{
 };
 
 impl Connection {
-    /// Sends a heartbeat, for programs and as the protocol has it.
+    /// Sends a heartbeat, for programs and as the protocol has it. Whoever only listens cannot answer one.
     pub(super) async fn heartbeat(&mut self) -> Result<(), End> {
+        if self.session.only_listens {
+            return self.feed_ping().await;
+        }
         let mut data = json!({ "frames": self.given.frames });
         if self.catchups.is_empty() && !self.lagging {
             data["cursor"] = self.seen.encode().into();
@@ -28,7 +30,7 @@ impl Connection {
             data["seq"] = self.given.seq.into();
         }
         self.feed(frame::plain("ping", scope, None, data)).await?;
-        self.feed_any(Message::Ping(Vec::new().into())).await
+        self.feed_ping().await
     }
 
     /// Reads again what got lost on its way here.

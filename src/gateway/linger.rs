@@ -14,6 +14,7 @@ use std::{
 };
 
 use axum_server::accept::Accept;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
@@ -33,11 +34,13 @@ const AT_ONCE: usize = 1_024;
 #[derive(Debug, Clone)]
 pub(super) struct Acceptor {
     places: Arc<Semaphore>,
+    /// Who acknowledges nothing for so long is gone.
+    lost_after: Duration,
 }
 
 impl Acceptor {
-    pub(super) fn new() -> Self {
-        Self { places: Arc::new(Semaphore::new(AT_ONCE)) }
+    pub(super) fn new(lost_after: Duration) -> Self {
+        Self { places: Arc::new(Semaphore::new(AT_ONCE)), lost_after }
     }
 }
 
@@ -47,9 +50,12 @@ impl<S> Accept<TcpStream, S> for Acceptor {
     type Future = Ready<io::Result<(Lingering, S)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let delayed = stream.set_nodelay(true);
+        let prepared = stream.set_nodelay(true).and_then(|()| {
+            // A stream of events never hears of its client; only the lack of acknowledgements tells that it is gone.
+            SockRef::from(&stream).set_tcp_user_timeout(Some(self.lost_after))
+        });
         let places = self.places.clone();
-        ready(delayed.map(|()| (Lingering { stream: Some(stream), has_ended: false, places }, service)))
+        ready(prepared.map(|()| (Lingering { stream: Some(stream), has_ended: false, places }, service)))
     }
 }
 
@@ -128,5 +134,23 @@ impl AsyncWrite for Lingering {
 
     fn is_write_vectored(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_acknowledges_nothing_is_gone_after_a_while() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (stream, _) = accepted.expect("it is accepted");
+        let lost_after = Duration::from_secs(90);
+        let (lingering, ()) = Acceptor::new(lost_after).accept(stream, ()).await.expect("it is prepared");
+        let stream = lingering.stream.as_ref().expect("it is open");
+        assert_eq!(SockRef::from(stream).tcp_user_timeout().expect("it is known"), Some(lost_after));
+        assert!(stream.nodelay().expect("it is known"));
     }
 }

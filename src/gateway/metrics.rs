@@ -26,9 +26,13 @@ pub struct GatewayMetrics {
 impl GatewayMetrics {
     /// Makes the counters visible.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("gateway_connections", "Open WebSocket connections", self.connections.clone());
-        registry.register("gateway_upgrades", "WebSocket connections taken", self.accepted.clone());
-        registry.register("gateway_refusals", "WebSocket connections refused", self.refused.clone());
+        registry.register(
+            "gateway_connections",
+            "Open connections: WebSockets and event streams",
+            self.connections.clone(),
+        );
+        registry.register("gateway_upgrades", "WebSockets and event streams taken", self.accepted.clone());
+        registry.register("gateway_refusals", "WebSockets and event streams refused", self.refused.clone());
         registry.register(
             "gateway_frames",
             "Sequenced frames built for the rooms of this instance",

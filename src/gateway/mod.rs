@@ -6,13 +6,16 @@
 
 mod attendance;
 pub mod auth;
+mod body;
 mod claims;
 mod client;
+mod client_address;
 mod close;
 mod connection;
 mod conversations;
 mod devices;
 pub(crate) mod error;
+mod event_stream;
 mod events;
 pub(crate) mod extract;
 mod fallback;
@@ -25,8 +28,10 @@ pub mod jwks;
 mod keys;
 mod limits;
 mod linger;
+mod listener;
 mod messages;
 mod metrics;
+mod origin;
 mod overviews;
 mod page;
 mod patience;
@@ -42,9 +47,12 @@ mod rights;
 mod router;
 mod sent;
 mod session;
+mod sse;
 mod start;
 mod stored;
 mod tickets;
+mod tls;
+mod transport;
 mod typing;
 mod vigil;
 mod wire;
@@ -52,11 +60,12 @@ mod write;
 mod ws;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use axum::http::HeaderMap;
 use axum_server::Handle;
 use everpost_core::{
     generation::History,
@@ -71,6 +80,7 @@ use everpost_core::{
     store::{Standing, Store},
 };
 use everpost_workers::{Ports, Pressure};
+use ipnet::IpNet;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -92,14 +102,18 @@ use self::{
     tickets::Tickets,
     typing::Typing,
 };
-pub use self::{limits::Limits, metrics::GatewayMetrics, presence::Audience};
+pub use self::{
+    limits::Limits,
+    listener::Listener,
+    metrics::GatewayMetrics,
+    presence::Audience,
+    tls::{Tls, TlsError},
+};
 
 /// How long a closing connection may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How long requests under way may take when the process stops.
 const DRAIN: Duration = Duration::from_secs(8);
-/// What the head of a request may weigh.
-const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// How long a connection waits for this gateway to learn of a new generation.
 const PATIENCE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_secs(1);
@@ -109,8 +123,10 @@ const TIDY_EVERY_TICKS: u64 = 30;
 pub struct GatewayConfig {
     /// What callers authenticate with.
     pub auth: AuthConfig,
-    /// Origins of pages, other than the server's own, that may open a WebSocket.
+    /// Origins of pages, other than the server's own, that may connect.
     pub allowed_origins: Vec<String>,
+    /// Networks of proxies whose word about a client's address counts.
+    pub trusted_proxies: Vec<IpNet>,
     /// How much clients may ask for.
     pub limits: Limits,
     /// Who is told that users come and go.
@@ -144,6 +160,7 @@ pub struct Gateway {
     auth: Authenticator,
     revocations: Arc<Revocations>,
     allowed_origins: Vec<String>,
+    trusted_proxies: Vec<IpNet>,
     limits: Limits,
     drain_spread: Duration,
     started: Instant,
@@ -189,6 +206,7 @@ impl Gateway {
             typing: Arc::default(),
             partitions: log.partitions(),
             allowed_origins: config.allowed_origins,
+            trusted_proxies: config.trusted_proxies,
             limits: config.limits,
             drain_spread: config.drain_spread,
             started: Instant::now(),
@@ -251,20 +269,11 @@ impl Gateway {
     }
 
     /// Serves clients on a bound listener until the gateway is told to stop, then says farewell to each.
-    pub async fn serve(self: Arc<Self>, listener: std::net::TcpListener) -> std::io::Result<()> {
-        let handle = Handle::new();
-        let mut server = axum_server::from_tcp(listener)?
-            .acceptor(linger::Acceptor::new())
-            .first_request_timeout(self.limits.request_timeout)
-            .handle(handle.clone());
-        // Without a timer hyper's own limit for a request's head is inert.
-        let timer = hyper_util::rt::TokioTimer::new();
-        let timeout = self.limits.request_timeout;
-        server.http_builder().http1().timer(timer).header_read_timeout(timeout).max_buf_size(MAX_HEAD_BYTES);
-        let service = router::router(self.clone()).into_make_service_with_connect_info::<SocketAddr>();
-        let gateway = self.clone();
-        let draining = tokio::spawn(async move { gateway.drain(&handle).await });
-        server.serve(service).await?;
+    pub async fn serve(self: Arc<Self>, listener: Listener) -> std::io::Result<()> {
+        let (handle, routes) = (Handle::new(), router::router(self.clone()));
+        let (gateway, closing) = (self.clone(), handle.clone());
+        let draining = tokio::spawn(async move { gateway.drain(&closing).await });
+        listener.serve(routes, &self.limits, handle, self.stopping.clone()).await?;
         let _ = draining.await; // it ends with the server
         Ok(())
     }
@@ -293,13 +302,15 @@ impl Gateway {
         while !self.stopping.is_cancelled() {
             let _ = tokio::time::timeout(TICK, self.stopping.cancelled()).await; // whichever comes first
             let (now, wall) = (self.seconds(), everpost_core::clock::now_ms() / 1_000);
-            let (every, limit) = (self.limits.heartbeat.as_secs().max(1), self.limits.heartbeat_timeout.as_secs());
+            let limit = self.limits.heartbeat_timeout.as_secs();
             for session in self.hub.all() {
                 if session.expires() < wall {
                     session.close(Close::Unauthenticated("the token has expired"));
-                } else if now.saturating_sub(session.last_heard()) > limit {
+                } else if !session.only_listens && now.saturating_sub(session.last_heard()) > limit {
                     session.close(Close::Silent);
-                } else if (now + u64::from(session.id.as_fields().0 % 64)).is_multiple_of(every) {
+                } else if (now + u64::from(session.id.as_fields().0 % 64))
+                    .is_multiple_of(self.heartbeat_seconds(&session))
+                {
                     session.push(Item::Heartbeat);
                 }
             }
@@ -332,6 +343,11 @@ impl Gateway {
         self.recovery.settle(PATIENCE).await;
         let history = self.recovery.history();
         if is_known(&history) { Ok((ends, history)) } else { Err(LogError::Renewing.into()) }
+    }
+
+    /// Where a client is, as far as those say whom we believe.
+    fn client_address(&self, peer: SocketAddr, headers: &HeaderMap) -> IpAddr {
+        client_address::client_address(peer.ip(), headers, &self.trusted_proxies)
     }
 
     /// Whether somebody may read and write a conversation.

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// How long a connection that is about to begin waits for what it needs. Longer, and its client thinks us dead.
-const LONGEST: Duration = Duration::from_secs(8);
+pub(super) const LONGEST: Duration = Duration::from_secs(8);
 /// The delays between two questions.
 const AGAIN: Policy = Policy { base: Duration::from_millis(100), cap: Duration::from_secs(2) };
 

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, State},
+    middleware::{from_fn_with_state, map_response},
     response::IntoResponse,
     routing::{any, get, post, put},
 };
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{Gateway, conversations, error::ApiError, events, messages, overviews, page, presence, tickets, ws};
+use super::{
+    Gateway, body, conversations, error::ApiError, events, messages, origin, overviews, page, presence, sse, tickets,
+    ws,
+};
 
 pub(super) fn router(gateway: Arc<Gateway>) -> Router {
     let v1 = Router::new()
@@ -23,9 +27,11 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/conversations/{id}/messages", post(messages::post_message).get(messages::get_messages))
         .route("/conversations/{id}/read", post(messages::post_read))
         .route("/conversations/{id}/typing", post(messages::post_typing))
-        .route("/events", post(events::post_event))
+        .route("/conversations/{id}/events", get(sse::conversation))
+        .route("/events", post(events::post_event).get(sse::everything))
         .route("/tickets", post(tickets::create_ticket))
         .route("/users/{id}/presence", get(presence::get_presence))
+        .route("/openapi.json", get(page::openapi))
         .route("/ws", any(ws::everything))
         .route("/ws/{conversation}", any(ws::conversation));
     Router::new()
@@ -33,14 +39,20 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/chat.css", get(page::style))
         .route("/chat.js", get(page::chat))
         .route("/client.js", get(page::client))
+        .route("/docs", get(page::docs))
+        .route("/docs.css", get(page::docs_style))
+        .route("/docs.js", get(page::docs_script))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/ws/{conversation}", any(ws::conversation))
         .nest("/v1", v1)
         .fallback(|| async { ApiError::NotFound("resource") })
         .method_not_allowed_fallback(|| async { ApiError::MethodNotAllowed })
+        .layer(from_fn_with_state(gateway.clone(), body::read))
         .layer(DefaultBodyLimit::max(gateway.limits.max_message_bytes))
         .layer(CatchPanicLayer::custom(|_| ApiError::Internal.into_response()))
+        .layer(origin::cors(&gateway.allowed_origins))
+        .layer(map_response(page::harden))
         .with_state(gateway)
 }
 

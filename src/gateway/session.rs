@@ -114,6 +114,8 @@ pub(crate) struct Session {
     interrupted: AtomicBool,
     /// When the client was last heard of, in the gateway's seconds.
     heard: AtomicU64,
+    /// Its client cannot say anything, so silence means nothing.
+    pub(crate) only_listens: bool,
 }
 
 impl Session {
@@ -130,12 +132,18 @@ impl Session {
             grant: Mutex::new(grant),
             interrupted: AtomicBool::new(false),
             heard: AtomicU64::new(now),
+            only_listens: false,
         }
     }
 
     /// The same on a device of a kind.
     pub(crate) fn on(self, device_type: Option<DeviceType>) -> Self {
         Self { device_type, ..self }
+    }
+
+    /// The same with a client that cannot say anything.
+    pub(crate) fn that_only_listens(self) -> Self {
+        Self { only_listens: true, ..self }
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {

@@ -104,43 +104,46 @@ impl Connection {
                     self.reset(reason, 1).await
                 }
             },
-            Start::After(seq) => {
-                self.seen = present.clone();
-                self.greet().await?;
-                self.announce_replay().await?;
-                if let Some(top) = self.top_before(seq).await? {
-                    return self.reset("log_lost", top + 1).await;
+            Start::After(seq) => match self.position_of(seq).await? {
+                Ok(at) => {
+                    self.stand_at(at, &present);
+                    self.greet().await?;
+                    self.announce_replay().await?;
+                    let conversations: Vec<_> = self.rooms.iter().map(|room| (room.clone(), From::Seq(seq))).collect();
+                    let replay = Replay::new(self.gateway.partitions, ends, conversations);
+                    self.catchups.push_back(Catchup { replay, announced: true, moves_to: Some(present), replayed: 0 });
+                    Ok(())
                 }
-                let conversations: Vec<_> = self.rooms.iter().map(|room| (room.clone(), From::Seq(seq))).collect();
-                let replay = Replay::new(self.gateway.partitions, ends, conversations);
-                self.rewind();
-                self.catchups.push_back(Catchup { replay, announced: true, moves_to: Some(present), replayed: 0 });
-                Ok(())
-            }
+                Err(top) => {
+                    self.seen = present;
+                    self.greet().await?;
+                    self.announce_replay().await?;
+                    self.reset("log_lost", top + 1).await
+                }
+            },
         }
     }
 
-    /// Goes back to the beginning in the partitions of its conversations, so that the cursors of a replay are those
-    /// of its records and a client that drops in the middle can go on there.
-    fn rewind(&mut self) {
-        let mut positions = self.seen.positions().to_vec();
+    /// Stands at a position in the partitions of its conversations, so that the cursors of a replay are those of its
+    /// records and a client that drops at any point can go on there.
+    fn stand_at(&mut self, at: Position, present: &Cursor) {
+        let mut positions = present.positions().to_vec();
         for room in &self.rooms {
-            positions[self.gateway.partitions.of(room.as_str()).index()] = Position::ZERO;
+            positions[self.gateway.partitions.of(room.as_str()).index()] = at;
         }
-        self.seen = Cursor::new(self.seen.epoch, positions);
+        self.seen = Cursor::new(present.epoch, positions);
     }
 
-    /// The last number of its one conversation, if there is none as high as the client says it has seen.
-    async fn top_before(&mut self, seq: u64) -> Result<Option<u64>, End> {
+    /// The position of a number of its one conversation; the last number, if there is none as high.
+    async fn position_of(&mut self, seq: u64) -> Result<Result<Position, u64>, End> {
         let (reads, partitions) = (&self.gateway.reads, self.gateway.partitions);
-        let Some(scope) = self.scope.as_ref().filter(|_| seq > 0) else { return Ok(None) };
-        if !replay::after(reads, partitions, scope, seq - 1, 1).await?.is_empty() {
-            return Ok(None);
+        let Some(scope) = self.scope.as_ref().filter(|_| seq > 0) else { return Ok(Ok(Position::ZERO)) };
+        if let Some(record) = replay::after(reads, partitions, scope, seq - 1, 1).await?.first() {
+            return Ok(Ok(record.position));
         }
         let stored = reads.top(scope).await?.seq;
         let unstored = replay::after(reads, partitions, scope, stored, usize::MAX).await?;
-        let last = unstored.last().and_then(|record| record.event().ok()).map_or(stored, |event| event.seq);
-        Ok((last < seq).then_some(last))
+        Ok(Err(unstored.last().and_then(|record| record.event().ok()).map_or(stored, |event| event.seq)))
     }
 
     async fn greet(&mut self) -> Result<(), End> {
@@ -148,7 +151,7 @@ impl Connection {
             "connection_id": self.session.id,
             "instance_id": self.gateway.instance,
             "user_id": self.session.user,
-            "heartbeat_seconds": self.gateway.limits.heartbeat.as_secs(),
+            "heartbeat_seconds": self.gateway.heartbeat_seconds(&self.session),
             "cursor": self.seen.encode(),
         });
         let scope = self.scope.as_ref().map(ConversationId::as_str);

@@ -2,20 +2,19 @@
 
 use std::{pin::pin, task::Context};
 
-use axum::extract::ws::{Message, Utf8Bytes};
-use futures_util::SinkExt;
+use axum::extract::ws::Utf8Bytes;
 
 use super::connection::{Connection, End, Given};
 
 /// What came of a write.
 struct Written {
-    outcome: Result<(), axum::Error>,
+    outcome: Result<(), End>,
     /// The system's buffer was full, so the client had to read something first.
     waited: bool,
 }
 
 /// Writes, and notes whether that was possible at once.
-async fn watch(write: impl Future<Output = Result<(), axum::Error>>) -> Written {
+async fn watch(write: impl Future<Output = Result<(), End>>) -> Written {
     let (mut write, mut waited) = (pin!(write), false);
     let polled = |context: &mut Context<'_>| {
         let poll = write.as_mut().poll(context);
@@ -34,16 +33,18 @@ impl Connection {
     }
 
     pub(super) async fn feed(&mut self, text: Utf8Bytes) -> Result<(), End> {
-        self.feed_any(Message::Text(text)).await
+        let fed = watch(self.transport.feed(text, &self.seen)).await;
+        self.written(fed)
     }
 
-    pub(super) async fn feed_any(&mut self, message: Message) -> Result<(), End> {
-        let fed = watch(self.socket.feed(message)).await;
+    /// A sign of life that means nothing.
+    pub(super) async fn feed_ping(&mut self) -> Result<(), End> {
+        let fed = watch(self.transport.ping()).await;
         self.written(fed)
     }
 
     pub(super) async fn flush(&mut self) -> Result<(), End> {
-        let flushed = watch(self.socket.flush()).await;
+        let flushed = watch(self.transport.flush()).await;
         self.written(flushed)
     }
 
@@ -58,7 +59,7 @@ impl Connection {
         if waited && outcome.is_ok() {
             self.session.hear(self.gateway.seconds());
         }
-        Ok(outcome?)
+        outcome
     }
 }
 

@@ -7,7 +7,7 @@ use axum::{
         ConnectInfo, State,
         ws::{WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
     },
-    http::{HeaderMap, header},
+    http::{HeaderMap, Uri},
     response::{IntoResponse, Response},
 };
 use everpost_core::name::ConversationId;
@@ -23,9 +23,11 @@ use super::{
     extract::{Path, Query},
     handshake,
     limits::Place,
+    origin,
     patience::Patience,
     session::Session,
     start::Start,
+    transport::Transport,
 };
 
 /// Held by every idle connection, so small on purpose.
@@ -49,10 +51,11 @@ pub(super) async fn everything(
     State(gateway): State<Arc<Gateway>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Query(parameters): Query<Parameters>,
+    uri: Uri,
     headers: HeaderMap,
     upgrade: Upgrade,
 ) -> Response {
-    open(gateway, peer, None, parameters, &headers, upgrade).await
+    open(gateway, peer, None, parameters, (&uri, &headers), upgrade).await
 }
 
 /// `GET /ws/{conversation_id}`: one conversation.
@@ -61,10 +64,11 @@ pub(super) async fn conversation(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Path(conversation): Path<String>,
     Query(parameters): Query<Parameters>,
+    uri: Uri,
     headers: HeaderMap,
     upgrade: Upgrade,
 ) -> Response {
-    open(gateway, peer, Some(conversation), parameters, &headers, upgrade).await
+    open(gateway, peer, Some(conversation), parameters, (&uri, &headers), upgrade).await
 }
 
 async fn open(
@@ -72,7 +76,7 @@ async fn open(
     peer: SocketAddr,
     conversation: Option<String>,
     parameters: Parameters,
-    headers: &HeaderMap,
+    (uri, headers): (&Uri, &HeaderMap),
     upgrade: Upgrade,
 ) -> Response {
     if let Some(refusal) = handshake::refusal(headers) {
@@ -82,7 +86,7 @@ async fn open(
         Ok(upgrade) => upgrade,
         Err(rejection) => return ApiError::invalid("not_websocket", rejection.body_text()).into_response(),
     };
-    if !may_open(headers, &gateway.allowed_origins) {
+    if !origin::is_welcome(uri, headers, &gateway.allowed_origins) {
         return ApiError::Forbidden("pages of this origin may not connect").into_response();
     }
     let place = match take_turn(&gateway).await {
@@ -104,7 +108,7 @@ async fn open(
         upgrade = upgrade.protocols([auth::protocol()]);
     }
     let tasks = gateway.tasks.clone();
-    let client = Client::new(peer.ip(), headers);
+    let client = Client::new(gateway.client_address(peer, headers), headers);
     upgrade.on_upgrade(move |socket| {
         let connection = admit(gateway, (client, place), conversation, parameters, credential, socket);
         // The tracker outlives the server, which does not know upgraded connections.
@@ -113,23 +117,11 @@ async fn open(
 }
 
 /// Takes a place and waits for a turn, unless the process stops meanwhile.
-async fn take_turn(gateway: &Gateway) -> Result<Place, ApiError> {
+pub(super) async fn take_turn(gateway: &Gateway) -> Result<Place, ApiError> {
     const FULL: ApiError = ApiError::Unavailable("this instance is full, try another");
     let place = gateway.admission.place().filter(|_| !gateway.stopping.is_cancelled()).ok_or(FULL)?;
     gateway.gate.enter(&gateway.stopping).await?;
     if gateway.stopping.is_cancelled() { Err(FULL) } else { Ok(place) }
-}
-
-/// Browsers send an origin; it must be the server's own or an allowed one. Tokens are what grants access, this keeps
-/// other people's pages from even trying.
-fn may_open(headers: &HeaderMap, allowed: &[String]) -> bool {
-    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default().to_ascii_lowercase());
-    let Some(origin) = text(header::ORIGIN) else { return true };
-    let own = text(header::HOST).is_some_and(|host| {
-        let page = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-        !host.is_empty() && page == Some(&host)
-    });
-    own || allowed.iter().any(|allowed| allowed == "*" || allowed.to_ascii_lowercase() == origin)
 }
 
 async fn admit(
@@ -157,7 +149,8 @@ async fn admit(
                 (None, Some(seq)) if scope.is_some() => Start::After(seq),
                 _ => Start::Now,
             };
-            Box::pin(Connection::new(gateway, session, principal, scope, socket).run(start)).await;
+            let transport = Transport::WebSocket(socket);
+            Box::pin(Connection::new(gateway, session, principal, scope, transport).run(start)).await;
         }
         Err(close) => {
             gateway.metrics.refused();
@@ -182,32 +175,5 @@ async fn check(
         Ok(()) => Ok((principal, Some(conversation))),
         Err(ApiError::Forbidden(_) | ApiError::NotFound(_)) => Err(Close::Forbidden),
         Err(error) => Err(Close::of(&error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::http::HeaderValue;
-
-    use super::*;
-
-    fn may(origin: Option<&str>, allowed: &[&str]) -> bool {
-        let mut headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("chat.example:8080"))]);
-        if let Some(origin) = origin {
-            headers.insert(header::ORIGIN, HeaderValue::from_str(origin).expect("a header"));
-        }
-        may_open(&headers, &allowed.iter().map(ToString::to_string).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn only_our_own_and_allowed_pages_may_connect() {
-        assert!(may(None, &[]), "programs send no origin");
-        assert!(may(Some("http://chat.example:8080"), &[]));
-        assert!(may(Some("HTTPS://APP.example"), &["https://app.example"]));
-        for foreign in
-            ["null", "", "http://chat.example", "http://chat.example:8080.evil", "http://evil", "chat.example:8080"]
-        {
-            assert!(!may(Some(foreign), &["https://app.example"]), "{foreign}");
-        }
     }
 }

@@ -55,6 +55,18 @@ fn unsafe_listeners_are_bad_configuration() {
 }
 
 #[test]
+fn a_certificate_that_cannot_be_used_is_bad_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("cert.pem");
+    let path = file.to_str().expect("a plain name");
+    let both = ["--listen", "127.0.0.1:0", "--tls-cert", path, "--tls-key", path];
+    is_bad_configuration(&both[..4], &["belong together"]);
+    is_bad_configuration(&both, &["tls_cert", path, "No such file"]);
+    fs::write(&file, "this is no certificate").expect("written");
+    is_bad_configuration(&both, &["tls_cert", path, "no certificate"]);
+}
+
+#[test]
 fn a_broken_file_is_bad_configuration() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("everpost.toml");

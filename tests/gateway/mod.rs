@@ -6,6 +6,8 @@
 mod auth;
 /// Requests and frames that are wrong.
 mod bad_input;
+/// A browser of its own, where there is one.
+mod browser;
 /// Connections that are refused or ended, each with its code.
 mod closes;
 /// Conversations, and who takes part in them.
@@ -18,6 +20,8 @@ mod events;
 mod heartbeats;
 /// Publishing and reading over HTTP.
 mod messages;
+/// The description of the HTTP interface.
+mod openapi;
 /// Who is connected, and who is told of it.
 mod presence;
 /// More coming in than is stored.
@@ -30,9 +34,15 @@ mod recovery;
 mod replay;
 /// WebSocket, byte by byte.
 mod rfc6455;
+/// What HTTP lets nobody get away with.
+mod security_http;
 /// Readers slower than the stream.
 mod slow;
+/// Server-sent events.
+mod sse;
 /// Everybody at once.
 mod storms;
+/// The same over TLS.
+mod tls;
 /// Frames over WebSocket.
 mod websocket;

@@ -172,6 +172,25 @@ impl App {
         answer(self.http.get(format!("http://{admin}{path}"))).await
     }
 
+    /// Any request at the first gateway's admin listener; an empty credential is none.
+    pub(crate) async fn ask_admin(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        credential: &str,
+    ) -> Answer {
+        let admin = self.gateways[0].admin.expect("it has one");
+        let mut request = self.http.request(method, format!("http://{admin}{path}"));
+        if !credential.is_empty() {
+            request = request.bearer_auth(credential);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(request).await
+    }
+
     /// The value of a metric of the first gateway, by its name and labels as they are shown; nothing if it is not.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         read_metric(&self.admin(0, "/metrics").await, name)

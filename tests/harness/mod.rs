@@ -3,8 +3,10 @@
 //! Servers the machine may already run are never touched. A missing executable fails the test that needs it.
 
 pub(crate) mod app;
+pub(crate) mod certificate;
 pub(crate) mod client;
 pub(crate) mod disk;
+pub(crate) mod event_source;
 pub(crate) mod eventually;
 pub(crate) mod issuer;
 pub(crate) mod postgres;
