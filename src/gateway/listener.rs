@@ -40,7 +40,8 @@ impl Listener {
         let mut server = axum_server::from_tcp(socket)?.handle(handle).first_request_timeout(limits.request_timeout);
         bound(server.http_builder(), keep_alive, limits.request_timeout);
         let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
-        let prepare = linger::Acceptor::new(limits.heartbeat_timeout);
+        // Twice, because a slow reader may shut its window for a while and be there all the same.
+        let prepare = linger::Acceptor::new(2 * limits.heartbeat_timeout);
         let Some(tls) = tls else { return server.acceptor(prepare).serve(routes).await };
         let secured = RustlsAcceptor::new(tls.config()).handshake_timeout(limits.request_timeout).acceptor(prepare);
         tokio::spawn(tls.watch(stop));
