@@ -40,8 +40,8 @@ impl Listener {
         let mut server = axum_server::from_tcp(socket)?.handle(handle).first_request_timeout(limits.request_timeout);
         bound(server.http_builder(), keep_alive, limits.request_timeout);
         let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
-        // Twice, because a slow reader may shut its window for a while and be there all the same.
-        let prepare = linger::Acceptor::new(2 * limits.heartbeat_timeout);
+        // Several times over: the system counts a window that stays nearly shut as silence, and a slow reader is there.
+        let prepare = linger::Acceptor::new(5 * limits.heartbeat_timeout);
         let Some(tls) = tls else { return server.acceptor(prepare).serve(routes).await };
         let secured = RustlsAcceptor::new(tls.config()).handshake_timeout(limits.request_timeout).acceptor(prepare);
         tokio::spawn(tls.watch(stop));
