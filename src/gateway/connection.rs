@@ -60,6 +60,8 @@ pub(super) struct Connection {
     /// Live runs that came during a replay.
     pub(super) held: VecDeque<Arc<Run>>,
     pub(super) held_bytes: usize,
+    /// Up to where replays have brought everything, or are about to.
+    pub(super) caught_up: Cursor,
     /// Live runs were dropped and are still to be made up for.
     pub(super) lagging: bool,
     /// How many sequenced frames it was given, and the number in the last one; heartbeats tell.
@@ -103,6 +105,7 @@ impl Connection {
         transport: Transport,
     ) -> Self {
         let seen = Cursor::start(gateway.log.epoch(), gateway.partitions);
+        let caught_up = seen.clone();
         let (rooms, muted, floors) = (HashSet::new(), HashSet::new(), Vec::new());
         let (catchups, held) = (VecDeque::new(), VecDeque::new());
         let (held_bytes, lagging, given) = (0, false, Given::default());
@@ -121,6 +124,7 @@ impl Connection {
             catchups,
             held,
             held_bytes,
+            caught_up,
             lagging,
             given,
         }
@@ -148,7 +152,8 @@ impl Connection {
         let partitions = self.gateway.partitions;
         let from = |room: &ConversationId| (room.clone(), From::Position(self.seen.at(partitions.of(room.as_str()))));
         let replay = Replay::new(partitions, ends, self.rooms.iter().map(from).collect::<Vec<_>>());
-        let moves_to = Some(Cursor::new(self.gateway.log.epoch(), ends.to_vec()));
+        self.caught_up = Cursor::new(self.gateway.log.epoch(), ends.to_vec());
+        let moves_to = Some(self.caught_up.clone());
         self.catchups.push_back(Catchup { replay, announced, moves_to, replayed: 0 });
     }
 

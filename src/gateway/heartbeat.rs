@@ -6,7 +6,7 @@
 //! may keep the new cursor, which moves on even while its conversations are silent. During a replay a ping carries only
 //! the count: the end of the replay brings the cursor.
 
-use everpost_core::name::ConversationId;
+use everpost_core::{name::ConversationId, position::Position};
 use serde_json::json;
 
 use super::{
@@ -33,11 +33,16 @@ impl Connection {
         self.feed_ping().await
     }
 
-    /// Reads again what got lost on its way here.
-    pub(super) async fn missed(&mut self, conversation: ConversationId, after: u64) -> Result<(), End> {
+    /// Reads again what got lost on its way here, except what a replay has brought already or is about to.
+    pub(super) async fn missed(&mut self, conversation: ConversationId, after: Position) -> Result<(), End> {
         if !self.rooms.contains(&conversation) {
             return Ok(());
         }
-        self.listen_from(conversation, From::Seq(after), false).await
+        let partition = self.gateway.partitions.of(conversation.as_str());
+        let beside = self.floors.iter().find(|(name, _)| *name == conversation).map(|(_, floor)| *floor);
+        let history = self.gateway.recovery.history();
+        let had = [Some(after), Some(self.caught_up.at(partition)), beside].into_iter().flatten();
+        let from = had.map(|at| history.floor(partition, at)).max_by_key(|at| at.offset()).unwrap_or(after);
+        self.listen_from(conversation, From::Position(from), false).await
     }
 }

@@ -12,6 +12,7 @@ use std::{
 use everpost_core::{
     log::LogError,
     name::{ConversationId, InstanceId, UserId},
+    position::Position,
     relay::{Relay, Topic},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -33,12 +34,14 @@ struct Room {
     empty_for: u32,
     /// The last number that arrived here; 0 while none has, or none since something may have been missed.
     arrived: u64,
+    /// Where it stands in its partition.
+    arrived_at: Position,
 }
 
 impl Room {
-    /// Everything after the last number that arrived is to be read by those who listen.
+    /// Everything after the last event that arrived is to be read by those who listen.
     fn make_up(&self, conversation: &ConversationId) {
-        let missed = || Item::Missed(conversation.clone(), self.arrived);
+        let missed = || Item::Missed(conversation.clone(), self.arrived_at);
         self.listeners.iter().for_each(|session| session.push(missed()));
     }
 }
@@ -130,7 +133,9 @@ impl Hub {
             room.make_up(&run.conversation);
         }
         room.listeners.iter().for_each(|session| session.push(Item::Run(run.clone())));
-        room.arrived = room.arrived.max(last.seq);
+        if last.position > room.arrived_at {
+            (room.arrived, room.arrived_at) = (last.seq, last.position);
+        }
         gap
     }
 
@@ -143,7 +148,9 @@ impl Hub {
         if missed {
             room.make_up(conversation);
         }
-        room.arrived = room.arrived.max(seq);
+        if missed {
+            room.arrived = 0; // where that number stands is not known here; the next event tells
+        }
         missed
     }
 
@@ -198,13 +205,15 @@ impl Hub {
         listened.take(count).map(|(topic, _)| topic.clone()).collect()
     }
 
+    /// What arrived before says nothing about what comes next: something was missed, or the log counts anew.
+    pub(crate) fn start_counting_anew(&self) {
+        self.rooms().values_mut().for_each(|room| room.arrived = 0);
+    }
+
     /// Registers every room anew, after the relay forgot this gateway.
     pub(crate) async fn register_all(&self) -> Result<(), ApiError> {
-        let topics: Vec<Topic> = {
-            let mut rooms = self.rooms();
-            rooms.values_mut().for_each(|room| room.arrived = 0); // everybody is about to read what they missed
-            rooms.keys().cloned().collect()
-        };
+        self.start_counting_anew(); // everybody is about to read what they missed
+        let topics: Vec<Topic> = self.rooms().keys().cloned().collect();
         let (done, registered) = oneshot::channel();
         let stopping = || ApiError::Unavailable("the service is stopping");
         self.requests.send(Request::Join(topics, done)).map_err(|_| stopping())?;

@@ -263,6 +263,7 @@ impl Gateway {
         let mut generations = self.recovery.watch();
         while generations.changed().await.is_ok() {
             let history = generations.borrow_and_update().clone();
+            self.hub.start_counting_anew();
             self.hub.all().iter().for_each(|session| session.mark_lagging());
             self.stored.disown(&history);
         }

@@ -43,8 +43,8 @@ pub(crate) enum Item {
     Left(ConversationId),
     /// What this connection published at a position was accepted and is lost.
     Lost(ConversationId, Position),
-    /// A conversation's events after this number have not all arrived here.
-    Missed(ConversationId, u64),
+    /// A conversation's events after this position have not all arrived here.
+    Missed(ConversationId, Position),
     /// It is time to try a replay again.
     Lagging,
 }

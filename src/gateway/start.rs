@@ -78,6 +78,7 @@ impl Connection {
 
     async fn set_out(&mut self, start: Start, ends: &Arc<[Position]>, history: &History) -> Result<(), End> {
         let present = Cursor::new(self.gateway.log.epoch(), ends.to_vec());
+        self.caught_up = present.clone(); // what lies before is replayed, or not wanted
         if !matches!(start, Start::Now) && !self.may(Asked::Replay) {
             return Err(End::Close(Close::TooMany("too many replays")));
         }

@@ -176,7 +176,7 @@ mod tests {
         let items = session.take().items.into_iter();
         let told = items.map(|item| match item {
             Item::Run(run) => ("run", run.frames[0].seq),
-            Item::Missed(_, after) => ("missed", after),
+            Item::Missed(_, after) => ("missed", after.offset()),
             other => panic!("{other:?}"),
         });
         told.collect()
